@@ -1,0 +1,97 @@
+package dialect
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"strings"
+)
+
+// Class says whose fault a database error is.
+type Class int
+
+const (
+	// Outage: the database is away, full, read-only, overloaded or not set up.
+	// It says nothing about the data; the same call may succeed later.
+	Outage Class = iota
+	// Conflict: a deadlock or a serialization failure. Run the transaction again.
+	Conflict
+	// Data: the values do not fit: wrong type, too long, out of range, null where
+	// none may be, a constraint. Only other values will do.
+	Data
+	// Canceled: the caller's context ended.
+	Canceled
+)
+
+// sqlStater is implemented by the errors of lib/pq and of pgx.
+type sqlStater interface {
+	error
+	SQLState() string
+}
+
+// sqliteCoder is implemented by the errors of modernc.org/sqlite.
+type sqliteCoder interface {
+	error
+	Code() int
+}
+
+// Classify tells whose fault err is. An error it does not know is an Outage,
+// because waiting loses nothing and giving up on a message might.
+func Classify(err error) Class {
+	var state sqlStater
+	var code sqliteCoder
+	switch {
+	case errors.As(err, &state):
+		return classifyState(state.SQLState())
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return Canceled
+	case errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone):
+		return Outage
+	case errors.As(err, &code):
+		return classifySQLite(code.Code())
+	}
+	return Outage
+}
+
+// classifyState follows PostgreSQL's appendix A (error codes).
+func classifyState(state string) Class {
+	switch state {
+	case "40001", "40P01", "55P03":
+		return Conflict
+	case "57014": // query_canceled: by our context or by statement_timeout
+		return Canceled
+	case "54000", "0A000": // program_limit_exceeded, feature_not_supported
+		return Data
+	}
+	switch state[:min(2, len(state))] {
+	case "21", "22", "23", "P0": // cardinality, data, integrity, raised by a trigger
+		return Data
+	}
+	return Outage
+}
+
+// classifySQLite follows https://www.sqlite.org/rescode.html; the low byte is
+// the primary code.
+func classifySQLite(code int) Class {
+	switch code & 0xff {
+	case 5, 6: // BUSY, LOCKED
+		return Conflict
+	case 18, 19, 20, 25: // TOOBIG, CONSTRAINT, MISMATCH, RANGE
+		return Data
+	case 9: // INTERRUPT
+		return Canceled
+	}
+	return Outage
+}
+
+// IsMissingTable reports whether err says that a table does not exist.
+func IsMissingTable(err error) bool {
+	var state sqlStater
+	if errors.As(err, &state) {
+		return state.SQLState() == "42P01"
+	}
+	// SQLite has one code for every mistake in a statement, so its text has to tell.
+	var code sqliteCoder
+	return errors.As(err, &code) && strings.Contains(err.Error(), "no such table")
+}

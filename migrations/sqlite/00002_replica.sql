@@ -1,0 +1,15 @@
+-- +goose Up
+
+-- The version of each row that a DELETE removed, so that a late message does
+-- not bring it back. replica is the replica table's name.
+CREATE TABLE replica_tombstones (
+    replica    TEXT    NOT NULL,
+    key        TEXT    NOT NULL,
+    revision   INTEGER NOT NULL,
+    updated    TEXT    NOT NULL,
+    deleted_at TEXT    NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')),
+    PRIMARY KEY (replica, key)
+) WITHOUT ROWID;
+
+-- +goose Down
+DROP TABLE replica_tombstones;

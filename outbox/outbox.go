@@ -1,0 +1,209 @@
+// Package outbox is the write side: it records events about entities in the
+// transaction that changes them.
+//
+// # What it guarantees
+//
+// A change and its event commit together or not at all. The API takes the
+// transaction, and a plain *sql.DB does not fit where one is asked for, so a
+// change in one transaction and its event in another does not compile.
+//
+// An event carries exactly what was committed: [Tx.Saved] only marks a key, and
+// the row is read once, at the end of the transaction, after its revision was
+// raised under the row lock. Many saves of one key in one transaction give one
+// event and one revision. A save and a delete give the delete.
+//
+// Revisions grow by one with each event of a key and never restart, also when a
+// deleted key is used again. Outbox ids of one key grow in the order of its
+// commits.
+//
+// # What it does not
+//
+// Changes that are not marked are not seen. Under REPEATABLE READ, a row that is
+// created again under a key which another transaction deleted after this one
+// began may restart its revisions: use READ COMMITTED, the default.
+//
+// # Use
+//
+//	ob, err := outbox.New(outbox.Config{
+//		Dialect:  outbox.Postgres,
+//		Entities: []outbox.Entity{{ID: "account", Table: "accounts", Key: "id"}},
+//	})
+//	…
+//	err = ob.InTx(ctx, db, func(ctx context.Context, tx *outbox.Tx) error {
+//		if _, err := tx.ExecContext(ctx, `UPDATE accounts SET balance = 0 WHERE id = $1`, id); err != nil {
+//			return err
+//		}
+//		return tx.Saved("account", id)
+//	})
+//
+// An [Outbox] may be used from several goroutines at once, a [Tx] from one at a
+// time.
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// Dialect says which database's SQL is spoken.
+type Dialect = dialect.Name
+
+// The databases the outbox can be written on.
+const (
+	Postgres = dialect.Postgres
+	SQLite   = dialect.SQLite
+)
+
+// Config says what an Outbox records.
+type Config struct {
+	// Dialect is required: Postgres or SQLite.
+	Dialect Dialect
+	// Entities are the tables whose rows are sent. At least one is required.
+	Entities []Entity
+}
+
+// Entity is one table whose rows are sent to replicas.
+type Entity struct {
+	// ID is the entity's name on the wire: django-cqrs's CQRS_ID, also the topic
+	// its events are sent on. Required, and unique in a Config.
+	ID string
+	// Table is the table's name, with its schema where the search path does not
+	// find it. Required. It needs the columns cqrs_revision and cqrs_updated;
+	// `relay migrate table` prints the lines that add them.
+	Table string
+	// Key is the column that identifies a row. Default "id".
+	Key string
+	// Fields are the columns that are sent, in this order. The key must be among
+	// them; cqrs_revision and cqrs_updated are always sent and must not be.
+	// Default: every column the table has when it is first used.
+	Fields []string
+	// TTL is how long an event is of use; a replica puts a later one among its
+	// dead letters. Whole seconds. Default 0: for ever.
+	TTL time.Duration
+}
+
+// Outbox records events. It holds no connection and starts no goroutine.
+type Outbox struct {
+	dialect  Dialect
+	entities map[string]Entity
+	names    []string // the entities' IDs in the order of the Config
+
+	mu    sync.Mutex
+	plans map[string]*plan // by ID, built at first use
+}
+
+// ErrUnknownEntity reports an entity that is not in Config.Entities.
+var ErrUnknownEntity = errors.New("unknown entity")
+
+// ErrNotMigrated reports that Lockstep's tables or columns are missing.
+var ErrNotMigrated = errors.New("database is not migrated")
+
+// New checks the configuration as far as it can be without a database, and
+// reports all its faults at once. [Outbox.Check] does the rest.
+func New(cfg Config) (*Outbox, error) {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("outbox: "+format, args...))
+	}
+	if !cfg.Dialect.Valid() {
+		fault("Config.Dialect is %q: use one of %s", cfg.Dialect, dialect.Known)
+	}
+	if len(cfg.Entities) == 0 {
+		fault("Config.Entities is empty: name at least one entity")
+	}
+	ob := &Outbox{dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{}}
+	for i, e := range cfg.Entities {
+		if err := event.ValidateName("ID", e.ID); err != nil {
+			fault("Config.Entities[%d]: %w", i, err)
+			continue
+		}
+		if _, twice := ob.entities[e.ID]; twice {
+			fault("entity %s is declared twice: a CQRS ID names one entity", e.ID)
+			continue
+		}
+		if e.Key == "" {
+			e.Key = event.FieldDeletedKey
+		}
+		for _, err := range e.faults() {
+			fault("entity %s: %w", e.ID, err)
+		}
+		e.Fields = slices.Clone(e.Fields)
+		ob.entities[e.ID] = e
+		ob.names = append(ob.names, e.ID)
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return ob, nil
+}
+
+func (e Entity) faults() (faults []error) {
+	if e.Table == "" {
+		faults = append(faults, errors.New("Table is empty: name the table its rows are in"))
+	}
+	seen := map[string]bool{}
+	for _, f := range e.Fields {
+		switch {
+		case f == "":
+			faults = append(faults, errors.New("Fields has an empty name"))
+		case f == event.FieldRevision || f == event.FieldUpdated:
+			faults = append(faults, fmt.Errorf("field %q is always sent: leave it out of Fields", f))
+		case seen[f]:
+			faults = append(faults, fmt.Errorf("field %q is named twice in Fields", f))
+		}
+		seen[f] = true
+	}
+	if len(e.Fields) > 0 && !seen[e.Key] {
+		faults = append(faults, fmt.Errorf("key %q is not in Fields: add it, replicas need it", e.Key))
+	}
+	if e.TTL < 0 || e.TTL%time.Second != 0 {
+		faults = append(faults, fmt.Errorf("TTL is %v: use whole seconds, or 0 for ever", e.TTL))
+	}
+	return faults
+}
+
+// Check compares every entity with the database's catalogue and looks for the
+// outbox's own tables. It reports all faults at once, each with its remedy. Call
+// it when the service starts; without it the same faults come up when an entity
+// is first used.
+func (ob *Outbox) Check(ctx context.Context, db *sql.DB) error {
+	var faults []error
+	for _, table := range []string{"outbox", "outbox_tombstones"} {
+		if _, err := ob.dialect.LoadTable(ctx, db, table); err != nil {
+			faults = append(faults, notMigrated(err))
+			if !errors.Is(err, dialect.ErrNoTable) {
+				break // the database is away; one report is enough
+			}
+		}
+	}
+	if len(faults) > 0 {
+		return errors.Join(faults...)
+	}
+	for _, id := range ob.names {
+		if _, err := ob.plan(ctx, db, id); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// notMigrated adds the remedy to an error about a missing table of ours.
+func notMigrated(err error) error {
+	if errors.Is(err, dialect.ErrNoTable) || dialect.IsMissingTable(err) {
+		return fmt.Errorf("outbox: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
+	}
+	return fmt.Errorf("outbox: %w", err)
+}
+
+func (ob *Outbox) unknown(id string) error {
+	return fmt.Errorf("outbox: %w %q: add it to Config.Entities, which has %s", ErrUnknownEntity, id, strings.Join(ob.names, ", "))
+}

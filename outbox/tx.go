@@ -1,0 +1,252 @@
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// Tx is a database transaction that records events. It offers the query methods
+// of *sql.Tx, so it fits wherever database/sql's, sqlx's or sqlc's do.
+type Tx struct {
+	ob *Outbox
+	tx *sql.Tx
+
+	marks []*mark // in the order in which the entities were first marked
+}
+
+// mark is the keys of one entity that were saved and not flushed yet.
+type mark struct {
+	entity string
+	keys   []string // in the order in which they were marked
+	has    map[string]bool
+}
+
+// NotFoundError reports keys that have no row in the entity's table, so that
+// nothing could be sent about them.
+type NotFoundError struct {
+	Entity string
+	Keys   []string
+}
+
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf("outbox: %s/%s does not exist: mark a key after its row was written, and delete through Tx.Delete or after Tx.Deleting", e.Entity, firstOf(e.Keys))
+}
+
+func firstOf(keys []string) string {
+	if len(keys) == 1 {
+		return keys[0]
+	}
+	return fmt.Sprintf("%s (and %d more)", keys[0], len(keys)-1)
+}
+
+// InTx runs fn in a transaction of db: begin, fn, flush, commit. An error of fn
+// or of the flush rolls everything back and is returned; a panic rolls back and
+// goes on. fn must neither keep the Tx nor use it from another goroutine.
+func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Context, tx *Tx) error) error {
+	sqlTx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("outbox: begin: %w", err)
+	}
+	defer func() { _ = sqlTx.Rollback() }() // does nothing after a commit
+	tx := ob.Wrap(sqlTx)
+	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	if err := tx.Flush(ctx); err != nil {
+		return err
+	}
+	if err := sqlTx.Commit(); err != nil {
+		return fmt.Errorf("outbox: commit: %w", err)
+	}
+	return nil
+}
+
+// Wrap lets a transaction that someone else began and will commit record events.
+// Call [Tx.Flush] before the commit: what is marked and not flushed is not sent.
+func (ob *Outbox) Wrap(tx *sql.Tx) *Tx { return &Tx{ob: ob, tx: tx} }
+
+// ExecContext runs a statement in the transaction.
+func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return tx.tx.ExecContext(ctx, query, args...)
+}
+
+// QueryContext runs a query in the transaction.
+func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return tx.tx.QueryContext(ctx, query, args...)
+}
+
+// QueryRowContext runs a query for at most one row in the transaction.
+func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return tx.tx.QueryRowContext(ctx, query, args...)
+}
+
+// PrepareContext prepares a statement for the transaction.
+func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
+	return tx.tx.PrepareContext(ctx, query)
+}
+
+// Saved marks rows of an entity as created or changed. It does no I/O: the rows
+// are read at the flush, and each key gives one event however often it is marked.
+func (tx *Tx) Saved(entity string, keys ...any) error {
+	if _, known := tx.ob.entities[entity]; !known {
+		return tx.ob.unknown(entity)
+	}
+	texts, err := keyTexts(entity, keys)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(tx.marks, func(m *mark) bool { return m.entity == entity })
+	if i < 0 {
+		i = len(tx.marks)
+		tx.marks = append(tx.marks, &mark{entity: entity, has: map[string]bool{}})
+	}
+	m := tx.marks[i]
+	for _, k := range texts {
+		if !m.has[k] {
+			m.has[k] = true
+			m.keys = append(m.keys, k)
+		}
+	}
+	return nil
+}
+
+// Delete deletes rows of an entity and records their deletion, in one statement
+// on PostgreSQL. Marks that these keys had are dropped. A key without a row is a
+// [NotFoundError].
+func (tx *Tx) Delete(ctx context.Context, entity string, keys ...any) error {
+	return tx.remove(ctx, entity, keys, func(s dialect.EntitySQL) string { return s.Delete })
+}
+
+// Deleting records the deletion of rows that the caller deletes right after it,
+// by a cascade or an ORM for example.
+func (tx *Tx) Deleting(ctx context.Context, entity string, keys ...any) error {
+	return tx.remove(ctx, entity, keys, func(s dialect.EntitySQL) string { return s.Deleting })
+}
+
+func (tx *Tx) remove(ctx context.Context, entity string, keys []any, statement func(dialect.EntitySQL) string) error {
+	texts, err := keyTexts(entity, keys)
+	if err != nil {
+		return err
+	}
+	p, err := tx.ob.plan(ctx, tx.tx, entity)
+	if err != nil {
+		return err
+	}
+	tx.unmark(entity, texts)
+	return tx.record(ctx, p, statement(p.sql), true, texts)
+}
+
+func (tx *Tx) unmark(entity string, keys []string) {
+	for _, m := range tx.marks {
+		if m.entity != entity {
+			continue
+		}
+		for _, k := range keys {
+			delete(m.has, k)
+		}
+		m.keys = slices.DeleteFunc(m.keys, func(k string) bool { return !m.has[k] })
+	}
+}
+
+// Flush records one event for every marked key: entities in the order in which
+// they were first marked, keys in the order in which they were marked. It may be
+// called more than once. After an error the transaction must be rolled back.
+func (tx *Tx) Flush(ctx context.Context) error {
+	for _, m := range tx.marks {
+		p, err := tx.ob.plan(ctx, tx.tx, m.entity)
+		if err != nil {
+			return err
+		}
+		if err := tx.record(ctx, p, p.sql.Save, false, m.keys); err != nil {
+			return err
+		}
+	}
+	tx.marks = nil
+	return nil
+}
+
+// record runs one of an entity's statements for the keys.
+func (tx *Tx) record(ctx context.Context, p *plan, statement string, deleted bool, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	ids, err := eventIDs(len(keys))
+	if err != nil {
+		return err
+	}
+	var sent map[string]bool
+	if tx.ob.dialect == SQLite {
+		sent, err = tx.recordSQLite(ctx, p, statement, deleted, keys, ids)
+	} else {
+		sent, err = tx.recordPostgres(ctx, statement, keys, ids)
+	}
+	if err != nil {
+		return fmt.Errorf("outbox: %s/%s: %w", p.ID, firstOf(keys), withRemedy(err))
+	}
+	if len(sent) < len(keys) {
+		missing := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return sent[k] })
+		return &NotFoundError{Entity: p.ID, Keys: missing}
+	}
+	return nil
+}
+
+// recordPostgres returns the keys whose events it inserted.
+func (tx *Tx) recordPostgres(ctx context.Context, statement string, keys, ids []string) (map[string]bool, error) {
+	rows, err := tx.tx.QueryContext(ctx, statement, Postgres.Texts(keys), Postgres.Texts(ids))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	sent := make(map[string]bool, len(keys))
+	for rows.Next() {
+		var key string
+		if err := rows.Scan(&key); err != nil {
+			return nil, err
+		}
+		sent[key] = true
+	}
+	return sent, rows.Err()
+}
+
+func withRemedy(err error) error {
+	if dialect.IsMissingTable(err) {
+		return fmt.Errorf("%w: run `relay migrate up`: %w", ErrNotMigrated, err)
+	}
+	return err
+}
+
+// keyTexts returns the keys as text, each once.
+func keyTexts(entity string, keys []any) ([]string, error) {
+	texts := make([]string, 0, len(keys))
+	has := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		text, err := keyText(key)
+		if err != nil {
+			return nil, fmt.Errorf("outbox: %s/%v: %w", entity, key, err)
+		}
+		if !has[text] {
+			has[text] = true
+			texts = append(texts, text)
+		}
+	}
+	return texts, nil
+}
+
+// eventIDs makes n UUIDv7s, which sort in the order they were made.
+func eventIDs(n int) ([]string, error) {
+	ids := make([]string, n)
+	for i := range ids {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("outbox: make an event id: %w", err)
+		}
+		ids[i] = id.String()
+	}
+	return ids, nil
+}

@@ -1,0 +1,34 @@
+# `make` alone prints what there is to make.
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Longer than the slowest package takes on two cores with the race detector on.
+TIMEOUT ?= 15m
+# For more of go test, such as TESTFLAGS='-count=1 -run TestRelay'.
+TESTFLAGS ?=
+PACKAGES ?= ./...
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test lint bench
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## start the servers that the tests need (PostgreSQL, RabbitMQ)
+	scripts/services up
+
+down: ## stop what `make up` started
+	scripts/services down
+
+# The race detector needs cgo, and that a C compiler with the C library's headers.
+test: up ## run all tests, with the race detector where a C compiler is at hand
+	@race=; \
+	if [ "$$(go env CGO_ENABLED)" = 1 ] && echo '#include <stdlib.h>' | $$(go env CC) -E -x c - >/dev/null 2>&1; \
+	then race=-race; \
+	else echo 'no C compiler (or no C headers): the tests run without the race detector' >&2; fi; \
+	set -x; go test $$race -timeout $(TIMEOUT) $(TESTFLAGS) $(PACKAGES)
+
+lint: ## check style, import rules and formatting (builds golangci-lint at the first run)
+	go run $(GOLANGCI_LINT) run $(PACKAGES)
+
+bench: up ## run the load programs; each prints a ratio to its reference
+	go run ./bench

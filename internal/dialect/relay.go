@@ -1,0 +1,52 @@
+package dialect
+
+// RelaySQL is the read side's statements. Their parameters and results are the
+// same for every database.
+type RelaySQL struct {
+	// Fetch reads rows in id order: those after id $1 and, where ids do not commit
+	// in order, those in the ranges from $4[i] to $5[i] below it. At most $2 rows,
+	// and no further once their payloads passed $3 bytes.
+	// Results: id, topic, key, payload, metadata.
+	Fetch string
+	// FetchIDs reads the rows of a list of ids ($1) in id order, bounded in bytes ($2).
+	FetchIDs string
+	// Horizon returns the lowest transaction id still running and the next one
+	// to be given out. It is empty where ids commit in order, and Fetch then has
+	// no $4 and $5.
+	Horizon string
+
+	// Delete removes a list of ids ($1).
+	Delete string
+	// Bury copies row $1 to outbox_dead with error $2 and attempts $3.
+	Bury string
+	// Fail notes that row $1 failed for the $2nd time with error $3 and is to be
+	// tried again in $4 milliseconds.
+	Fail string
+	// Mend forgets the failures of a list of ids ($1).
+	Mend string
+	// Failing lists the rows that are failing: id, topic, key, attempts,
+	// milliseconds until the next try.
+	Failing string
+	// SweepFailures removes failures of rows that are gone.
+	SweepFailures string
+
+	// Vacant returns whether shard $1 has no owner.
+	Vacant string
+	// Acquire takes shard $1 for holder $2 for $3 milliseconds if it has no
+	// owner, and returns the term.
+	Acquire string
+	// Renew keeps shard $1, held by $2 in term $3, for $4 milliseconds and notes position $5.
+	Renew string
+	// Release gives shard $1, held by $2 in term $3, up.
+	Release string
+	// Asleep notes for shard $1, held by $2 in term $3, whether ($4) writers should notify.
+	Asleep string
+}
+
+// Relay returns the read side's statements.
+func (n Name) Relay() RelaySQL {
+	if n == SQLite {
+		return sqliteRelay
+	}
+	return postgresRelay
+}

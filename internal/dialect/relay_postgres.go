@@ -1,0 +1,85 @@
+package dialect
+
+var postgresRelay = RelaySQL{
+	// One statement and so one snapshot for late rows and new ones: a late row
+	// that is visible comes before a newer one of its key. LATERAL with ORDER BY
+	// and LIMIT makes an index scan of every range, whatever the statistics of a
+	// table that is now empty and now full. The running sum bounds what one fetch
+	// may bring into memory; the first row always comes, however large.
+	Fetch: `
+SELECT id, topic, key, payload, metadata::text
+FROM (
+    SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS before
+    FROM (
+        SELECT late.*
+        FROM unnest($4::bigint[], $5::bigint[]) AS g (low, high)
+        CROSS JOIN LATERAL (SELECT * FROM outbox WHERE id BETWEEN g.low AND g.high ORDER BY id LIMIT $2) late
+        UNION ALL
+        (SELECT * FROM outbox WHERE id > $1 ORDER BY id LIMIT $2)
+    ) found
+    ORDER BY id
+    LIMIT $2
+) f
+WHERE before < $3
+ORDER BY id`,
+
+	FetchIDs: `
+SELECT id, topic, key, payload, metadata::text
+FROM (
+    SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS before
+    FROM outbox
+    WHERE id = ANY ($1::bigint[])
+) f
+WHERE before < $2
+ORDER BY id`,
+
+	Horizon: `SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text FROM pg_current_snapshot() s`,
+
+	// A deletion that a crash undoes only repeats messages, so its commit need
+	// not wait for the disk.
+	Delete: `
+DELETE FROM outbox
+WHERE id = ANY ($1::bigint[]) AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'`,
+
+	Bury: `
+WITH gone AS (DELETE FROM outbox WHERE id = $1 RETURNING *)
+INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+SELECT id, topic, key, payload, metadata, created_at, $2, $3 FROM gone`,
+
+	Fail: `
+INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
+VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond')
+ON CONFLICT (outbox_id) DO UPDATE
+SET attempts = EXCLUDED.attempts, last_error = EXCLUDED.last_error, retry_at = EXCLUDED.retry_at`,
+
+	Mend: `DELETE FROM outbox_failures WHERE outbox_id = ANY ($1::bigint[])`,
+
+	Failing: `
+SELECT o.id, o.topic, o.key, f.attempts,
+       GREATEST(0, ceil(extract(epoch FROM f.retry_at - clock_timestamp()) * 1000))::bigint
+FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+ORDER BY o.id`,
+
+	SweepFailures: `DELETE FROM outbox_failures f WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.id = f.outbox_id)`,
+
+	Vacant: `SELECT NOT EXISTS (SELECT FROM outbox_leases WHERE shard = $1 AND expires_at > clock_timestamp())`,
+
+	Acquire: `
+INSERT INTO outbox_leases AS l (shard, holder, term, expires_at)
+VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 millisecond')
+ON CONFLICT (shard) DO UPDATE
+SET holder = EXCLUDED.holder, term = l.term + 1, expires_at = EXCLUDED.expires_at, seen_at = clock_timestamp(), asleep = false
+WHERE l.expires_at <= clock_timestamp()
+RETURNING term`,
+
+	Renew: `
+UPDATE outbox_leases
+SET expires_at = clock_timestamp() + $4 * interval '1 millisecond', position = $5, seen_at = clock_timestamp()
+WHERE shard = $1 AND holder = $2 AND term = $3`,
+
+	Release: `
+UPDATE outbox_leases SET expires_at = clock_timestamp(), asleep = false
+WHERE shard = $1 AND holder = $2 AND term = $3`,
+
+	Asleep: `UPDATE outbox_leases SET asleep = $4 WHERE shard = $1 AND holder = $2 AND term = $3`,
+}

@@ -1,0 +1,73 @@
+package dialect
+
+// SQLite has one writer at a time and gives ids out in the order of commits, so
+// there are no gaps to look up.
+var sqliteRelay = RelaySQL{
+	Fetch: `
+SELECT id, topic, key, payload, metadata
+FROM (
+    SELECT *, sum(length(payload)) OVER (ORDER BY id) - length(payload) AS before
+    FROM (SELECT * FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2)
+)
+WHERE before < ?3
+ORDER BY id`,
+
+	FetchIDs: `
+SELECT id, topic, key, payload, metadata
+FROM (
+    SELECT *, sum(length(payload)) OVER (ORDER BY id) - length(payload) AS before
+    FROM outbox
+    WHERE id IN (SELECT value FROM json_each(?1))
+)
+WHERE before < ?2
+ORDER BY id`,
+
+	Delete: `DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))`,
+
+	Bury: `
+INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+SELECT id, topic, key, payload, metadata, created_at, ?2, ?3 FROM outbox WHERE id = ?1`,
+
+	Fail: `
+INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
+VALUES (?1, ?2, ?3, strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?4 / 1000.0) || ' seconds'))
+ON CONFLICT (outbox_id) DO UPDATE
+SET attempts = excluded.attempts, last_error = excluded.last_error, retry_at = excluded.retry_at`,
+
+	Mend: `DELETE FROM outbox_failures WHERE outbox_id IN (SELECT value FROM json_each(?1))`,
+
+	Failing: `
+SELECT o.id, o.topic, o.key, f.attempts,
+       max(0, CAST((julianday(substr(f.retry_at, 1, 23)) - julianday('now')) * 86400000 AS INTEGER))
+FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+ORDER BY o.id`,
+
+	SweepFailures: `DELETE FROM outbox_failures WHERE outbox_id NOT IN (SELECT id FROM outbox)`,
+
+	Vacant: `
+SELECT NOT EXISTS (
+    SELECT 1 FROM outbox_leases
+    WHERE shard = ?1 AND expires_at > strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))`,
+
+	Acquire: `
+INSERT INTO outbox_leases AS l (shard, holder, term, expires_at)
+VALUES (?1, ?2, 1, strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?3 / 1000.0) || ' seconds'))
+ON CONFLICT (shard) DO UPDATE
+SET holder = excluded.holder, term = l.term + 1, expires_at = excluded.expires_at,
+    seen_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'), asleep = 0
+WHERE l.expires_at <= strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')
+RETURNING term`,
+
+	Renew: `
+UPDATE outbox_leases
+SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?4 / 1000.0) || ' seconds'),
+    position = ?5, seen_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')
+WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+
+	Release: `
+UPDATE outbox_leases
+SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'), asleep = 0
+WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+
+	Asleep: `UPDATE outbox_leases SET asleep = ?4 WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+}

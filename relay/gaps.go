@@ -1,0 +1,95 @@
+package relay
+
+import (
+	"slices"
+	"time"
+)
+
+// gaps remembers the ids that were missing when the reading position passed
+// them. Ids are drawn before the commit, so a missing one may belong to a
+// transaction that is still running, or to one that rolled back. A gap is given
+// up once every transaction that was running some time after it was noticed has
+// ended. It belongs to the fetching goroutine.
+type gaps struct {
+	ranges []gap
+	// checked is when the transactions that are running were last looked at.
+	checked time.Time
+}
+
+type gap struct {
+	low, high int64
+	seen      time.Time
+	// horizon is the first transaction id that was not given out yet when the
+	// gap had been open for gapGrace; 0 until then.
+	horizon uint64
+}
+
+const (
+	// gapGrace is longer than a transaction can take from drawing an outbox id
+	// to being known as running.
+	gapGrace = time.Second
+	// gapLimit is how many gaps are remembered one by one. Beyond it the whole
+	// table is read again, which needs one gap only.
+	gapLimit = 50_000
+)
+
+// note remembers what is missing between the position and the rows read after it.
+func (g *gaps) note(position int64, rows []row, now time.Time) {
+	for _, r := range rows {
+		if r.id > position+1 {
+			g.ranges = append(g.ranges, gap{low: position + 1, high: r.id - 1, seen: now})
+		}
+		position = r.id
+	}
+}
+
+const (
+	minGapPace = 10 * time.Millisecond
+	maxGapPace = 250 * time.Millisecond
+)
+
+// pace is how long an idle relay waits before it looks into the gaps again: the
+// younger a gap, the likelier its transaction is about to commit.
+func (g *gaps) pace(now time.Time) time.Duration {
+	youngest := now.Sub(g.ranges[len(g.ranges)-1].seen)
+	return min(max(youngest/4, minGapPace), maxGapPace)
+}
+
+// found cuts rows that have appeared out of their gaps. Both are in id order.
+func (g *gaps) found(rows []row) {
+	if len(rows) == 0 {
+		return
+	}
+	kept := make([]gap, 0, len(g.ranges)+len(rows))
+	for _, a := range g.ranges {
+		for len(rows) > 0 && rows[0].id <= a.high {
+			if id := rows[0].id; id >= a.low {
+				if id > a.low {
+					before := a
+					before.high = id - 1
+					kept = append(kept, before)
+				}
+				a.low = id + 1
+			}
+			rows = rows[1:]
+		}
+		if a.low <= a.high {
+			kept = append(kept, a)
+		}
+	}
+	g.ranges = kept
+}
+
+// settled drops the gaps that nothing can appear in any more. xmin and xmax are
+// from a snapshot that was taken before the gaps were last read in full.
+func (g *gaps) settled(xmin, xmax uint64, now time.Time) {
+	g.ranges = slices.DeleteFunc(g.ranges, func(a gap) bool { return a.horizon > 0 && xmin >= a.horizon })
+	for i := range g.ranges {
+		if a := &g.ranges[i]; a.horizon == 0 && now.Sub(a.seen) >= gapGrace {
+			a.horizon = xmax
+		}
+	}
+}
+
+// clear forgets every gap, for when the table is read from its beginning.
+func (g *gaps) clear() { *g = gaps{} }

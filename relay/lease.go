@@ -1,0 +1,121 @@
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// shard is the one lease there is.
+const shard = 0
+
+// lease is the right to relay, until another holder's term begins.
+type lease struct {
+	*store
+	holder string
+	term   int64
+	ttl    time.Duration
+	// until is when the lease runs out by this process's monotonic clock, counted
+	// from before the database was asked, so never later than the database has it.
+	until time.Time
+}
+
+// errLeaseLost ends a session whose lease another relay has, or may have.
+var errLeaseLost = errors.New("lease lost")
+
+// holderName tells relays apart in the lease row and in logs.
+func holderName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), rand.Text()[:8])
+}
+
+// acquire takes the lease if nobody has it. A nil lease without an error means
+// that somebody has.
+func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (*lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var vacant bool
+	if err := s.db.QueryRowContext(ctx, s.sql.Vacant, shard).Scan(&vacant); err != nil {
+		return nil, fmt.Errorf("look at the lease: %w", err)
+	}
+	if !vacant {
+		return nil, nil //nolint:nilnil // somebody else's lease is neither ours nor an error
+	}
+	l := &lease{store: s, holder: holder, ttl: ttl, until: time.Now().Add(ttl)}
+	err := s.db.QueryRowContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds()).Scan(&l.term)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, nil //nolint:nilnil // another relay was quicker
+	case err != nil:
+		return nil, fmt.Errorf("take the lease: %w", err)
+	}
+	return l, nil
+}
+
+// keep renews the lease until ctx ends, and calls lost when that was not
+// possible in time.
+func (l *lease) keep(ctx context.Context, every time.Duration, position func() int64, lost func(error)) {
+	renew := time.NewTicker(every)
+	defer renew.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-renew.C:
+		}
+		err := l.renew(ctx, position())
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, errLeaseLost):
+			lost(err)
+			return
+		}
+		if time.Until(l.until) < every/2 {
+			lost(fmt.Errorf("%w: not renewed in time: %w", errLeaseLost, err))
+			return
+		}
+	}
+}
+
+func (l *lease) renew(ctx context.Context, position int64) error {
+	// The call must be over, one way or the other, while the lease still holds.
+	asked := time.Now()
+	ctx, cancel := context.WithDeadline(ctx, l.until)
+	defer cancel()
+	result, err := l.db.ExecContext(ctx, l.sql.Renew, shard, l.holder, l.term, l.ttl.Milliseconds(), position)
+	if err != nil {
+		return fmt.Errorf("renew the lease: %w", err)
+	}
+	if n, err := result.RowsAffected(); err == nil && n == 0 {
+		return fmt.Errorf("%w: another relay has taken over", errLeaseLost)
+	}
+	l.until = asked.Add(l.ttl)
+	return nil
+}
+
+// release gives the lease up, so that another relay need not wait for its end.
+func (l *lease) release(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := l.db.ExecContext(ctx, l.sql.Release, shard, l.holder, l.term); err != nil {
+		return fmt.Errorf("release the lease: %w", err)
+	}
+	return nil
+}
+
+// asleep tells writers whether to notify.
+func (l *lease) asleep(ctx context.Context, asleep bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := l.db.ExecContext(ctx, l.sql.Asleep, shard, l.holder, l.term, asleep); err != nil {
+		return fmt.Errorf("note being asleep: %w", err)
+	}
+	return nil
+}

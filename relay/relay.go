@@ -1,0 +1,385 @@
+// Package relay is the read side of the outbox: it forwards committed messages
+// to a broker and deletes them once the broker has confirmed them.
+//
+// # What it guarantees
+//
+// Nothing is lost: a row leaves the outbox only after the broker has confirmed
+// that very message, and each deletion names exactly the confirmed rows. A crash
+// between the two repeats messages.
+//
+// Messages of one key reach the broker in the order of their commits. When one
+// is refused, later ones of its key wait for it, other keys do not. Messages of
+// that key which were already under way are sent again behind it, so the last
+// word is always the newest.
+//
+// A transaction that stays open delays its own rows only.
+//
+// An unreachable broker or database pauses the relay and costs no attempts. Only
+// a message that the broker refused spends one.
+//
+// # Several relays
+//
+// Any number may run on one outbox. One holds a lease and works; the others
+// stand by and take over when it stops, dies or is cut off. A former owner that
+// is still sending can only repeat messages.
+//
+// A [Relay] logs outages once when they begin and once when they end, and
+// messages that are refused or dead. It starts no goroutine outside of
+// [Relay.Run].
+package relay
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// Dialect says which database the outbox is in.
+type Dialect = dialect.Name
+
+// The databases an outbox can be in.
+const (
+	Postgres = dialect.Postgres
+	SQLite   = dialect.SQLite
+)
+
+// Unroutable says what becomes of a message that the broker took but had no
+// queue for.
+type Unroutable string
+
+// What to do with an unroutable message.
+const (
+	// Retry refuses the message: it is tried again and its key waits.
+	Retry Unroutable = "retry"
+	// Drop counts the message and deletes it, as if it had been delivered.
+	Drop Unroutable = "drop"
+	// Dead moves the message to outbox_dead.
+	Dead Unroutable = "dead"
+)
+
+// Config says how a Relay works. The zero value is good for most.
+type Config struct {
+	// Dialect names the outbox's database. Default: told from the driver.
+	Dialect Dialect
+	// Logger gets outages, refusals and changes of ownership. Default: none.
+	Logger *slog.Logger
+	// BatchSize is how many rows are read at once. Default 500.
+	BatchSize int
+	// BatchBytes is how many bytes of payload are read at once; a larger single
+	// row is read alone. At most five batches are in memory. Default 4 MiB.
+	BatchBytes int64
+	// Poll is how long an idle relay waits before it looks again, at most.
+	// Default 200 ms.
+	Poll time.Duration
+	// Wake, when it receives, ends an idle wait early. It is a hint; see
+	// [Listen]. While it is nil, writers are never asked to notify.
+	Wake <-chan struct{}
+	// LeaseTTL is how long a relay that died keeps others from working. At least
+	// a second. Default 10 s.
+	LeaseTTL time.Duration
+	// LeaseRenew is how often the lease is renewed; at most half of LeaseTTL.
+	// Default: three tenths of LeaseTTL.
+	LeaseRenew time.Duration
+	// MaxAttempts is how often a message is refused before it moves to
+	// outbox_dead. Default 25, which takes about a quarter of an hour.
+	MaxAttempts int
+	// UnroutableBroadcast is for messages to all replicas. Default Drop: an
+	// entity need not have a replica.
+	UnroutableBroadcast Unroutable
+	// UnroutableDirect is for messages to one queue. Default Retry.
+	UnroutableDirect Unroutable
+	// Lanes is how many goroutines publish side by side through a publisher that
+	// is not a [PipelinedPublisher]. Each key stays in one lane. Default 8.
+	Lanes int
+	// DrainTimeout is how long Run waits for what is under way when it is asked
+	// to stop. Default 30 s.
+	DrainTimeout time.Duration
+}
+
+// Relay forwards one outbox. Make it with New, run it with Run.
+type Relay struct {
+	store     *store
+	log       *slog.Logger
+	pipelined PipelinedPublisher
+	lanes     *laned
+	wake      <-chan struct{}
+	policy    policy
+
+	holder                               string
+	batchSize                            int
+	batchBytes                           int64
+	poll, leaseTTL, leaseRenew, drainFor time.Duration
+
+	stats  stats
+	paused atomic.Bool
+}
+
+// connections is how many database connections a relay uses at once: to read, to
+// settle, to keep the lease.
+const connections = 3
+
+// Keys of log attributes.
+const (
+	keyOutboxID = "outbox_id"
+	keyTopic    = "topic"
+	keyKey      = "key"
+	keyAttempts = "attempts"
+	keyError    = "error"
+	keyTerm     = "term"
+	keyHolder   = "holder"
+)
+
+// errStopped ends the keeping of a lease that is not needed any more.
+var errStopped = errors.New("stopped")
+
+// ErrNotMigrated reports that the outbox's tables are missing.
+var ErrNotMigrated = errors.New("database is not migrated")
+
+// DrainError reports that messages were still under way when Run had to end.
+// They are in the outbox and will be sent, perhaps again, by the next owner.
+type DrainError struct{ After time.Duration }
+
+func (e *DrainError) Error() string {
+	return fmt.Sprintf("relay: not drained after %v: what was under way stays in the outbox", e.After)
+}
+
+// New checks the configuration and returns a relay from db to pub. It does no
+// I/O. All faults are reported at once.
+func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("relay: "+format, args...)) }
+	if db == nil {
+		fault("the database is nil")
+	}
+	if db != nil {
+		if n := db.Stats().MaxOpenConnections; n > 0 && n < connections {
+			fault("the database pool is limited to %d connections: allow at least %d", n, connections)
+		}
+	}
+	if pub == nil {
+		fault("the publisher is nil")
+	}
+	if cfg.Dialect == "" && db != nil {
+		detected, err := dialect.Detect(db)
+		if err != nil {
+			fault("%w", err)
+		}
+		cfg.Dialect = detected
+	} else if !cfg.Dialect.Valid() {
+		fault("Config.Dialect is %q: use one of %s", cfg.Dialect, dialect.Known)
+	}
+	cfg.setDefaults()
+	cfg.validate(fault)
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	r := &Relay{
+		store: newStore(db, cfg.Dialect), log: cfg.Logger, wake: cfg.Wake, holder: holderName(),
+		policy:    policy{cfg.MaxAttempts, cfg.UnroutableBroadcast, cfg.UnroutableDirect},
+		batchSize: cfg.BatchSize, batchBytes: cfg.BatchBytes, poll: cfg.Poll,
+		leaseTTL: cfg.LeaseTTL, leaseRenew: cfg.LeaseRenew, drainFor: cfg.DrainTimeout,
+	}
+	if p, ok := pub.(PipelinedPublisher); ok {
+		r.pipelined = p
+	} else {
+		r.lanes = &laned{Publisher: pub, lanes: cfg.Lanes, seed: maphash.MakeSeed()}
+	}
+	return r, nil
+}
+
+func (cfg *Config) setDefaults() {
+	setDefault(&cfg.BatchSize, 500)
+	setDefault(&cfg.BatchBytes, 4<<20)
+	setDefault(&cfg.Poll, 200*time.Millisecond)
+	setDefault(&cfg.LeaseTTL, 10*time.Second)
+	setDefault(&cfg.LeaseRenew, cfg.LeaseTTL*3/10)
+	setDefault(&cfg.MaxAttempts, 25)
+	setDefault(&cfg.UnroutableBroadcast, Drop)
+	setDefault(&cfg.UnroutableDirect, Retry)
+	setDefault(&cfg.Lanes, 8)
+	setDefault(&cfg.DrainTimeout, 30*time.Second)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (cfg *Config) validate(fault func(format string, args ...any)) {
+	for name, n := range map[string]int64{
+		"BatchSize": int64(cfg.BatchSize), "BatchBytes": cfg.BatchBytes, "Poll": int64(cfg.Poll), "LeaseRenew": int64(cfg.LeaseRenew),
+		"MaxAttempts": int64(cfg.MaxAttempts), "Lanes": int64(cfg.Lanes), "DrainTimeout": int64(cfg.DrainTimeout),
+	} {
+		if n < 0 {
+			fault("Config.%s is negative", name)
+		}
+	}
+	if cfg.LeaseTTL < time.Second {
+		fault("Config.LeaseTTL is %v: use a second or more", cfg.LeaseTTL)
+	}
+	if cfg.LeaseRenew > cfg.LeaseTTL/2 {
+		fault("Config.LeaseRenew is %v: use at most half of LeaseTTL, %v", cfg.LeaseRenew, cfg.LeaseTTL/2)
+	}
+	for name, u := range map[string]Unroutable{"UnroutableBroadcast": cfg.UnroutableBroadcast, "UnroutableDirect": cfg.UnroutableDirect} {
+		if u != Retry && u != Drop && u != Dead {
+			fault("Config.%s is %q: use retry, drop or dead", name, u)
+		}
+	}
+}
+
+// Check looks for the outbox's tables, and reports a database that cannot be
+// reached or is not migrated. Run does it too, but waits for the database.
+func (r *Relay) Check(ctx context.Context) error {
+	for _, table := range []string{"outbox", "outbox_failures", "outbox_dead", "outbox_leases"} {
+		_, err := r.store.dialect.LoadTable(ctx, r.store.db, table)
+		switch {
+		case errors.Is(err, dialect.ErrNoTable):
+			return fmt.Errorf("relay: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
+		case err != nil:
+			return fmt.Errorf("relay: %w", err)
+		}
+	}
+	return nil
+}
+
+// Run forwards messages until ctx ends, then settles what is under way and
+// returns nil. It waits for its turn while another relay holds the lease. It
+// returns early only with [ErrNotMigrated]. A drain that takes longer than
+// Config.DrainTimeout gives a [DrainError].
+func (r *Relay) Run(ctx context.Context) error {
+	for failures := 0; ctx.Err() == nil; {
+		l, err := r.store.acquire(ctx, r.holder, r.leaseTTL)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil
+		case dialect.IsMissingTable(err):
+			return fmt.Errorf("relay: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
+		case err != nil:
+			failures++
+			r.pause(err)
+			wait(ctx, outageBackoff(failures))
+		case l == nil: // stand by; another relay works
+			wait(ctx, r.leaseTTL/10+rand.N(r.leaseTTL/20)) //nolint:gosec // jitter is no secret
+		default:
+			failures = 0
+			if err := r.lead(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lead relays for as long as the lease holds and ctx lasts. Its error is about
+// an end that was not clean; a lost lease is not one.
+func (r *Relay) lead(ctx context.Context, l *lease) error {
+	r.log.Info("relaying", keyTerm, l.term, keyHolder, l.holder)
+	r.stats.term.Store(l.term)
+	defer r.stats.term.Store(0)
+
+	// hard outlives ctx by the drain, and ends at once with the lease.
+	hard, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(errStopped)
+	drained := make(chan struct{})
+	defer close(drained)
+	stopDrain := context.AfterFunc(ctx, func() {
+		select {
+		case <-drained:
+		case <-time.After(r.drainFor):
+			cancel(&DrainError{After: r.drainFor})
+		}
+	})
+	defer stopDrain()
+
+	var current atomic.Pointer[ledger]
+	current.Store(newLedger())
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		l.keep(hard, r.leaseRenew, func() int64 { return current.Load().readPosition() }, cancel)
+	}()
+	err := r.sessions(ctx, hard, l, &current)
+	stillOurs := hard.Err() == nil || errors.As(err, new(*DrainError))
+	cancel(errStopped)
+	<-kept
+	if stillOurs {
+		if err := l.release(context.WithoutCancel(ctx)); err != nil {
+			r.log.Debug("the lease runs out by itself", keyError, err)
+		}
+	}
+	if errors.Is(err, errLeaseLost) {
+		r.log.Warn("lease lost, standing by", keyTerm, l.term, keyError, err)
+		return nil
+	}
+	return err
+}
+
+// sessions runs one session after the other: an outage ends one, and the next
+// begins with the table as it is.
+func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Pointer[ledger]) error {
+	failures := 0
+	for ctx.Err() == nil && hard.Err() == nil {
+		s := &session{Relay: r, lease: l, ledger: newLedger(), settled: make(chan struct{}, 1)}
+		current.Store(s.ledger)
+		began := r.stats.published.Load()
+		err := s.run(ctx, hard)
+		if r.stats.published.Load() > began {
+			failures = 0
+		}
+		if err == nil || hard.Err() != nil {
+			continue
+		}
+		failures++
+		r.pause(err)
+		wait(ctx, outageBackoff(failures))
+	}
+	if hard.Err() != nil {
+		return context.Cause(hard)
+	}
+	return nil
+}
+
+// outageBackoff waits longer with each session in a row that got nothing done.
+func outageBackoff(failures int) time.Duration {
+	const longest = 10 * time.Second
+	d := min(longest, minBackoff<<min(failures-1, 8))
+	return d/2 + rand.N(d/2) //nolint:gosec // jitter is no secret
+}
+
+// pause says once that the relay waits for a broker or a database.
+func (r *Relay) pause(err error) {
+	if !r.paused.Swap(true) {
+		r.log.Warn("paused: the outbox keeps what is pending", keyError, err)
+	}
+}
+
+// resumed says that a pause is over.
+func (r *Relay) resumed() {
+	if r.paused.Load() && r.paused.Swap(false) {
+		r.log.Info("resumed")
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

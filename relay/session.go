@@ -1,0 +1,331 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// session moves messages until its context ends or something is away. Three
+// goroutines run side by side, a batch each: one reads, one hands to the broker,
+// one waits for the confirmations and deletes.
+type session struct {
+	*Relay
+	lease  *lease
+	ledger *ledger
+	gaps   gaps
+	fetch  *fetcher
+
+	asleep    bool
+	idleSince time.Time
+	sweptAt   time.Time
+	settled   chan struct{} // a hint for the reader: something was settled
+	keysDue   time.Time     // when blocked keys are looked at next
+}
+
+// batch is rows under way.
+type batch struct {
+	rows []row
+	// wait returns the broker's answer for each row.
+	wait func(ctx context.Context) []error
+}
+
+// underWay is how many batches may wait for confirmations beside the one that
+// is being handed to the broker.
+const underWay = 2
+
+// run returns nil when soft ended and everything under way is settled. hard ends
+// it at once.
+func (s *session) run(soft, hard context.Context) error {
+	if err := s.store.failing(hard, s.ledger); err != nil {
+		return err
+	}
+	fetch, err := s.store.fetcher(hard)
+	if err != nil {
+		return err
+	}
+	defer fetch.close()
+	s.fetch = fetch
+
+	// stop ends the reading; what is under way is settled all the same.
+	reading, stop := context.WithCancelCause(soft)
+	defer stop(nil)
+	defer context.AfterFunc(hard, func() { stop(context.Cause(hard)) })()
+	fetched := make(chan []row)
+	sent := make(chan batch, underWay)
+	read := make(chan error, 1)
+	go func() {
+		defer close(fetched)
+		read <- s.read(reading, fetched)
+	}()
+	go func() {
+		defer close(sent)
+		for rows := range fetched {
+			sent <- s.send(hard, rows)
+		}
+	}()
+	var outage error
+	for b := range sent {
+		if err := s.settle(hard, b); err != nil && outage == nil {
+			outage = err
+			stop(err)
+		}
+	}
+	if err := <-read; err != nil && outage == nil {
+		outage = err
+	}
+	if outage == nil && hard.Err() != nil {
+		outage = context.Cause(hard)
+	}
+	return outage
+}
+
+// send hands rows to the broker.
+func (s *session) send(ctx context.Context, rows []row) batch {
+	topics := make([]string, len(rows))
+	msgs := make([]*message.Message, len(rows))
+	for i, r := range rows {
+		topics[i] = r.topic
+		msgs[i] = newMessage(r)
+		rows[i].payload, rows[i].metadata = nil, nil
+	}
+	if ctx.Err() != nil { // the lease is lost: nothing more may leave
+		return batch{rows: rows, wait: func(context.Context) []error { return allOf(len(rows), context.Cause(ctx)) }}
+	}
+	if s.lanes != nil {
+		errs := s.lanes.publish(rows, topics, msgs)
+		return batch{rows: rows, wait: func(context.Context) []error { return errs }}
+	}
+	return batch{rows: rows, wait: s.pipelined.PublishAsync(ctx, topics, msgs)}
+}
+
+func allOf(n int, err error) []error {
+	errs := make([]error, n)
+	for i := range errs {
+		errs[i] = err
+	}
+	return errs
+}
+
+// settle waits for a batch's confirmations and writes down what became of it.
+func (s *session) settle(ctx context.Context, b batch) error {
+	errs := b.wait(ctx)
+	what := s.ledger.settle(b.rows, errs, s.policy, time.Now())
+	// What is confirmed is deleted even when the lease is lost meanwhile: it is
+	// true of these rows whoever relays now.
+	err := s.store.settle(context.WithoutCancel(ctx), what)
+	if err != nil {
+		return err
+	}
+	s.count(what)
+	select {
+	case s.settled <- struct{}{}:
+	default:
+	}
+	if what.outage != nil {
+		return fmt.Errorf("publish: %w", what.outage)
+	}
+	return nil
+}
+
+func (s *session) count(what settlement) {
+	if len(what.done) > 0 {
+		s.stats.published.Add(int64(len(what.done) - what.dropped))
+		s.stats.dropped.Add(int64(what.dropped))
+		s.stats.lastConfirmed.Store(time.Now().UnixNano())
+		s.resumed()
+	}
+	s.stats.refused.Add(int64(len(what.failed)))
+	s.stats.dead.Add(int64(len(what.dead)))
+	for _, f := range what.dead {
+		s.log.Error("message is dead", keyOutboxID, f.row.id, keyTopic, f.row.topic, keyKey, f.row.unit.key, keyAttempts, f.attempts, keyError, f.err)
+	}
+	for _, f := range what.failed {
+		if f.attempts == 1 {
+			s.log.Warn("message refused, its key waits", keyOutboxID, f.row.id, keyTopic, f.row.topic, keyKey, f.row.unit.key, keyError, f.err)
+		}
+	}
+}
+
+// read feeds batches of rows until ctx ends.
+func (s *session) read(ctx context.Context, fetched chan<- []row) error {
+	s.idleSince, s.sweptAt = time.Now(), time.Now()
+	for ctx.Err() == nil {
+		rows, err := s.next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // the end was asked for; the cause is known there
+			}
+			return err
+		}
+		if rows = s.ledger.admit(rows); len(rows) > 0 {
+			fetched <- rows // the sender takes it in any case: it must be settled
+			s.awake(ctx)
+			continue
+		}
+		if err := s.idle(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// next reads what is to be published next: keys to try again first, then rows
+// that appeared late, then new ones.
+func (s *session) next(ctx context.Context) ([]row, error) {
+	now := time.Now()
+	if !now.Before(s.keysDue) {
+		ids, due := s.ledger.due(now)
+		s.keysDue = earliest(due, now.Add(keysPace))
+		if len(ids) > 0 {
+			rows, err := s.fetch.byID(ctx, ids, s.batchBytes)
+			s.ledger.asked(ids, rows, err)
+			if len(rows) > 0 || err != nil {
+				return rows, err
+			}
+		}
+	}
+	return s.forward(ctx, now)
+}
+
+// forward reads rows that appeared late and new ones.
+func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
+	if len(s.gaps.ranges) > gapLimit {
+		s.sweep()
+	}
+	var xmin, xmax uint64
+	check := len(s.gaps.ranges) > 0 && now.Sub(s.gaps.checked) >= maxGapPace
+	if check {
+		var err error
+		if xmin, xmax, err = s.fetch.horizon(ctx); err != nil {
+			return nil, err
+		}
+	}
+	position := s.ledger.readPosition()
+	rows, err := s.fetch.after(ctx, position, s.gaps.ranges, s.batchSize, s.batchBytes)
+	if err != nil {
+		return nil, err
+	}
+	late := 0
+	for late < len(rows) && rows[late].id <= position {
+		late++
+	}
+	s.gaps.found(rows[:late])
+	if check && (len(rows) == 0 || late < len(rows)) { // so the gaps were read in full
+		s.gaps.settled(xmin, xmax, now)
+		s.gaps.checked = now
+	}
+	if late < len(rows) {
+		if s.store.hasGaps() {
+			s.gaps.note(position, rows[late:], now)
+		}
+		s.ledger.read(rows[len(rows)-1].id)
+	}
+	return rows, nil
+}
+
+const (
+	// keysPace bounds how often blocked keys are looked at.
+	keysPace = 50 * time.Millisecond
+	// sleepAfter is how long there must be nothing to do before writers are
+	// asked to notify.
+	sleepAfter = time.Second
+	// sweepEvery is how often an idle relay reads the table from its beginning,
+	// for rows that came to lie behind its position in a way no gap shows: put in
+	// by hand with an id, or by a sequence that was set back.
+	sweepEvery = time.Minute
+	// firstPoll is how soon an idle relay looks again; the wait then doubles.
+	firstPoll = 2 * time.Millisecond
+)
+
+// idle waits until there may be something to do.
+func (s *session) idle(ctx context.Context) error {
+	now := time.Now()
+	quiet := now.Sub(s.idleSince)
+	if s.ledger.nothingUnderWay() {
+		s.resumed()
+	}
+	if now.Sub(s.sweptAt) >= sweepEvery {
+		s.sweep()
+	}
+	if s.wake != nil && !s.asleep && quiet >= sleepAfter {
+		if err := s.lease.asleep(ctx, true); err != nil {
+			return err
+		}
+		s.asleep = true
+		return nil // one more look: a writer may not have seen the note yet
+	}
+	wait := min(max(quiet, firstPoll), s.poll)
+	if len(s.gaps.ranges) > 0 {
+		wait = min(wait, s.gaps.pace(now))
+	}
+	if s.ledger.blockedKeys() > 0 {
+		wait = min(wait, s.keysDue.Sub(now))
+	}
+	timer := time.NewTimer(max(wait, time.Millisecond))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-s.settled: // a blocked key may be free now
+	case <-s.wake:
+	}
+	return nil
+}
+
+// awake notes that there is work, so that writers need not notify.
+func (s *session) awake(ctx context.Context) {
+	s.idleSince = time.Now()
+	if s.asleep {
+		s.asleep = false
+		if err := s.lease.asleep(ctx, false); err != nil && ctx.Err() == nil {
+			s.log.Debug("writers go on notifying", keyError, err)
+		}
+	}
+}
+
+// sweep makes the next read start at the beginning of the table.
+func (s *session) sweep() {
+	if s.ledger.rewind() {
+		s.gaps.clear()
+		s.sweptAt = time.Now()
+	}
+}
+
+func earliest(a, b time.Time) time.Time {
+	if !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// Stats is what a relay has done since it was made.
+type Stats struct {
+	Published int64 // confirmed by the broker and deleted
+	Dropped   int64 // confirmed, but no queue was bound to the topic
+	Refused   int64 // tries that the broker refused
+	Dead      int64 // messages moved to outbox_dead
+	// LastConfirmed is when the broker last confirmed a message; zero for never.
+	LastConfirmed time.Time
+	// Term is the number of this relay's term while it holds the lease, else 0.
+	Term int64
+}
+
+type stats struct {
+	published, dropped, refused, dead, lastConfirmed, term atomic.Int64
+}
+
+// Stats returns the counts so far. It may be called at any time.
+func (r *Relay) Stats() Stats {
+	s := Stats{
+		Published: r.stats.published.Load(), Dropped: r.stats.dropped.Load(),
+		Refused: r.stats.refused.Load(), Dead: r.stats.dead.Load(), Term: r.stats.term.Load(),
+	}
+	if at := r.stats.lastConfirmed.Load(); at > 0 {
+		s.LastConfirmed = time.Unix(0, at)
+	}
+	return s
+}

@@ -1,0 +1,176 @@
+package relay
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/lockstep-go/lockstep/event"
+)
+
+// Backoff of a refused message: full jitter below a bound that doubles.
+const (
+	minBackoff = 200 * time.Millisecond
+	maxBackoff = time.Minute
+)
+
+func backoff(attempts int) time.Duration {
+	bound := maxBackoff
+	if shift := attempts - 1; shift < 16 {
+		bound = min(maxBackoff, minBackoff<<max(shift, 0))
+	}
+	return time.Millisecond + rand.N(bound) //nolint:gosec // jitter is no secret
+}
+
+// outcome is what the broker made of one message.
+type outcome int
+
+const (
+	confirmed outcome = iota
+	dropped           // confirmed, but no queue wanted it, and the policy is to let it go
+	refused           // by the broker, this message itself; may be tried again
+	hopeless          // refused for good
+	suspect           // refused before, and now nothing else shows whether the broker is there
+	unknown           // the broker was away: nothing is known
+)
+
+// judge says what a publisher's error for a message on topic means.
+func (p policy) judge(topic string, err error) outcome {
+	if err == nil {
+		return confirmed
+	}
+	var unroutable interface {
+		error
+		Unroutable() bool
+	}
+	if errors.As(err, &unroutable) && unroutable.Unroutable() {
+		switch p.unroutable(topic) {
+		case Drop:
+			return dropped
+		case Dead:
+			return hopeless
+		case Retry:
+		}
+		return refused
+	}
+	var refusal interface {
+		error
+		Permanent() bool
+	}
+	switch {
+	case errors.As(err, new(suspectError)):
+		return suspect
+	case !errors.As(err, &refusal):
+		return unknown
+	case refusal.Permanent():
+		return hopeless
+	}
+	return refused
+}
+
+// policy is the part of the Config that settling needs.
+type policy struct {
+	maxAttempts       int
+	broadcast, direct Unroutable
+}
+
+func (p policy) unroutable(topic string) Unroutable {
+	if event.IsDirect(topic) {
+		return p.direct
+	}
+	return p.broadcast
+}
+
+// settlement is what is to be done in the database for a batch.
+type settlement struct {
+	done   []int64 // to delete
+	mended []int64 // failures to forget
+	failed []failure
+	dead   []failure
+	// dropped counts messages among done that no queue wanted.
+	dropped int
+	// outage is the reason why some messages' fate is unknown.
+	outage error
+}
+
+type failure struct {
+	row      row
+	err      error
+	attempts int
+	wait     time.Duration // until the next try
+}
+
+// settle works the broker's answers for a batch into the ledger and says what
+// the database has to learn. errs is nil when every message was confirmed.
+func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settlement {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inFlight -= len(rows)
+	var s settlement
+	for i, r := range rows {
+		w := l.blocked[r.unit]
+		if w != nil && (!r.retry || w.ids[0] != r.id) {
+			// A message before it was refused while this one was under way. It
+			// goes again behind that one, so that the last word is the newest.
+			w.queue(r.id)
+			continue
+		}
+		var err error
+		if errs != nil {
+			err = errs[i]
+		}
+		attempts := 0
+		if w != nil {
+			attempts = w.attempts
+		}
+		switch result := p.judge(r.topic, err); {
+		case result == unknown:
+			s.outage = err
+			if w == nil { // nothing behind it may overtake it
+				l.blocked[r.unit] = &waiting{ids: []int64{r.id}}
+			}
+		case result == suspect:
+			w.retryAt = now.Add(backoff(attempts + 1))
+		case result == confirmed, result == dropped:
+			if result == dropped {
+				s.dropped++
+			}
+			s.done = append(s.done, r.id)
+			if attempts > 0 {
+				s.mended = append(s.mended, r.id)
+			}
+			l.pop(r, w, now)
+		case result == hopeless, attempts+1 >= p.maxAttempts:
+			s.dead = append(s.dead, failure{row: r, err: err, attempts: attempts + 1})
+			l.pop(r, w, now)
+		default:
+			if w == nil {
+				w = &waiting{ids: []int64{r.id}}
+				l.blocked[r.unit] = w
+			}
+			w.attempts++
+			wait := backoff(w.attempts)
+			w.retryAt = now.Add(wait)
+			s.failed = append(s.failed, failure{row: r, err: err, attempts: w.attempts, wait: wait})
+		}
+	}
+	for _, r := range rows {
+		if w := l.blocked[r.unit]; w != nil && r.retry {
+			w.busy = false
+		}
+	}
+	return s
+}
+
+// pop takes the settled first message of a blocked key off its queue.
+func (l *ledger) pop(r row, w *waiting, now time.Time) {
+	if w == nil {
+		return
+	}
+	w.ids = w.ids[1:]
+	w.attempts = 0
+	w.retryAt = now
+	if len(w.ids) == 0 {
+		delete(l.blocked, r.unit)
+	}
+}

@@ -1,0 +1,212 @@
+package relay
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// callTimeout bounds each statement, so that a database that stopped answering
+// is an outage and not a standstill.
+const callTimeout = 15 * time.Second
+
+// store is the outbox's tables as the relay sees them. It holds no state, so its
+// errors mean that the database was away.
+type store struct {
+	db      *sql.DB
+	dialect dialect.Name
+	sql     dialect.RelaySQL
+}
+
+func newStore(db *sql.DB, d dialect.Name) *store { return &store{db: db, dialect: d, sql: d.Relay()} }
+
+// fetcher is a connection with the statements that read the outbox.
+type fetcher struct {
+	*store
+	conn    *sql.Conn
+	forward *sql.Stmt
+}
+
+func (s *store) fetcher(ctx context.Context) (*fetcher, error) {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	forward, err := conn.PrepareContext(ctx, s.sql.Fetch)
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("prepare the fetch: %w", err)
+	}
+	return &fetcher{store: s, conn: conn, forward: forward}, nil
+}
+
+func (f *fetcher) close() {
+	_ = f.forward.Close()
+	_ = f.conn.Close()
+}
+
+// after reads the rows that have appeared in gaps and those behind a position.
+func (f *fetcher) after(ctx context.Context, position int64, ranges []gap, rows int, bytes int64) ([]row, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	args := []any{position, rows, bytes}
+	if f.hasGaps() {
+		lows, highs := make([]int64, len(ranges)), make([]int64, len(ranges))
+		for i, g := range ranges {
+			lows[i], highs[i] = g.low, g.high
+		}
+		args = append(args, f.dialect.IDs(lows), f.dialect.IDs(highs))
+	}
+	result, err := f.forward.QueryContext(ctx, args...)
+	return scanRows(result, err, rows, "fetch")
+}
+
+// hasGaps reports whether ids may commit out of order.
+func (s *store) hasGaps() bool { return s.sql.Horizon != "" }
+
+// byID reads the rows of ids, which are tried again.
+func (f *fetcher) byID(ctx context.Context, ids []int64, bytes int64) ([]row, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	result, err := f.conn.QueryContext(ctx, f.sql.FetchIDs, f.dialect.IDs(ids), bytes)
+	rows, err := scanRows(result, err, len(ids), "fetch again")
+	for i := range rows {
+		rows[i].retry = true
+	}
+	return rows, err
+}
+
+// horizon returns the lowest transaction id still running and the next one.
+func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var low, high string
+	err = f.conn.QueryRowContext(ctx, f.sql.Horizon).Scan(&low, &high)
+	if err == nil {
+		xmin, err = strconv.ParseUint(low, 10, 64)
+	}
+	if err == nil {
+		xmax, err = strconv.ParseUint(high, 10, 64)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the snapshot: %w", err)
+	}
+	return xmin, xmax, nil
+}
+
+func scanRows(result *sql.Rows, err error, capacity int, what string) ([]row, error) {
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	defer func() { _ = result.Close() }()
+	var rows []row
+	for result.Next() {
+		if rows == nil {
+			rows = make([]row, 0, capacity)
+		}
+		var r row
+		var key string
+		if err := result.Scan(&r.id, &r.topic, &key, &r.payload, &r.metadata); err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		r.unit = unitOf(r.topic, key)
+		rows = append(rows, r)
+	}
+	if err := result.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return rows, nil
+}
+
+// failing restores the keys that were failing under an earlier owner.
+func (s *store) failing(ctx context.Context, l *ledger) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := s.db.ExecContext(ctx, s.sql.SweepFailures); err != nil {
+		return fmt.Errorf("sweep failures: %w", err)
+	}
+	rows, err := s.db.QueryContext(ctx, s.sql.Failing)
+	if err != nil {
+		return fmt.Errorf("read failures: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id, wait int64
+		var attempts int
+		var topic, key string
+		if err := rows.Scan(&id, &topic, &key, &attempts, &wait); err != nil {
+			return fmt.Errorf("read failures: %w", err)
+		}
+		l.block(unitOf(topic, key), id, attempts, time.Now().Add(time.Duration(wait)*time.Millisecond))
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read failures: %w", err)
+	}
+	return nil
+}
+
+// settle writes down what became of a batch. In the usual case, where all was
+// confirmed, that is one statement.
+func (s *store) settle(ctx context.Context, what settlement) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if len(what.mended)+len(what.failed)+len(what.dead) == 0 {
+		if len(what.done) == 0 {
+			return nil
+		}
+		if _, err := s.db.ExecContext(ctx, s.sql.Delete, s.dialect.IDs(what.done)); err != nil {
+			return fmt.Errorf("delete confirmed rows: %w", err)
+		}
+		return nil
+	}
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if err := s.settleIn(ctx, tx, what); err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	return nil
+}
+
+func (s *store) settleIn(ctx context.Context, tx *sql.Tx, what settlement) error {
+	exec := func(query string, args ...any) error {
+		_, err := tx.ExecContext(ctx, query, args...)
+		return err
+	}
+	done, mended := what.done, what.mended
+	for _, f := range what.failed {
+		if err := exec(s.sql.Fail, f.row.id, f.attempts, errorText(f.err), f.wait.Milliseconds()); err != nil {
+			return err
+		}
+	}
+	for _, f := range what.dead {
+		if err := exec(s.sql.Bury, f.row.id, errorText(f.err), f.attempts); err != nil {
+			return err
+		}
+		done, mended = append(done, f.row.id), append(mended, f.row.id)
+	}
+	if err := exec(s.sql.Delete, s.dialect.IDs(done)); err != nil {
+		return err
+	}
+	return exec(s.sql.Mend, s.dialect.IDs(mended))
+}
+
+// errorText is an error as a column can hold it.
+func errorText(err error) string {
+	const most = 2000
+	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\x00", ""), "\ufffd")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
+}

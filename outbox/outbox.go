@@ -148,13 +148,13 @@ func New(cfg Config) (*Outbox, error) {
 
 func (e Entity) faults() (faults []error) {
 	if e.Table == "" {
-		faults = append(faults, errors.New("Table is empty: name the table its rows are in"))
+		faults = append(faults, errors.New("no Table: name the table its rows are in"))
 	}
 	seen := map[string]bool{}
 	for _, f := range e.Fields {
 		switch {
 		case f == "":
-			faults = append(faults, errors.New("Fields has an empty name"))
+			faults = append(faults, errors.New("an empty name in Fields"))
 		case f == event.FieldRevision || f == event.FieldUpdated:
 			faults = append(faults, fmt.Errorf("field %q is always sent: leave it out of Fields", f))
 		case seen[f]:

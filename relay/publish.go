@@ -81,7 +81,7 @@ func (l *laned) publish(rows []row, topics []string, msgs []*message.Message) []
 	errs := make([]error, len(rows))
 	lanes := make([][]int, l.lanes)
 	for i, r := range rows {
-		n := maphash.Comparable(l.seed, r.unit) % uint64(l.lanes)
+		n := maphash.Comparable(l.seed, r.unit) % uint64(l.lanes) //nolint:gosec // New has checked that lanes is positive
 		lanes[n] = append(lanes[n], i)
 	}
 	var group sync.WaitGroup

@@ -266,7 +266,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		l, err := r.store.acquire(ctx, r.holder, r.leaseTTL)
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the end was asked for
 		case dialect.IsMissingTable(err):
 			return fmt.Errorf("relay: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
 		case err != nil:

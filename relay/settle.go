@@ -117,7 +117,7 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 		}
 		var err error
 		if errs != nil {
-			err = errs[i]
+			err = errs[i] //nolint:gosec // one error a row
 		}
 		attempts := 0
 		if w != nil {

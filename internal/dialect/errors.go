@@ -12,15 +12,15 @@ import (
 type Class int
 
 const (
-	// Outage: the database is away, full, read-only, overloaded or not set up.
+	// Outage means that the database is away, full, read-only, overloaded or not set up.
 	// It says nothing about the data; the same call may succeed later.
 	Outage Class = iota
-	// Conflict: a deadlock or a serialization failure. Run the transaction again.
+	// Conflict means a deadlock or a serialization failure. Run the transaction again.
 	Conflict
-	// Data: the values do not fit: wrong type, too long, out of range, null where
+	// Data means that the values do not fit: wrong type, too long, out of range, null where
 	// none may be, a constraint. Only other values will do.
 	Data
-	// Canceled: the caller's context ended.
+	// Canceled means that the caller's context ended.
 	Canceled
 )
 
@@ -61,11 +61,11 @@ func classifyState(state string) Class {
 		return Conflict
 	case "57014": // query_canceled: by our context or by statement_timeout
 		return Canceled
-	case "54000", "0A000": // program_limit_exceeded, feature_not_supported
+	case "0A000": // feature_not_supported
 		return Data
 	}
 	switch state[:min(2, len(state))] {
-	case "21", "22", "23", "P0": // cardinality, data, integrity, raised by a trigger
+	case "21", "22", "23", "44", "54", "P0": // cardinality, data, integrity, check option, a limit (size, depth), raised by a trigger
 		return Data
 	}
 	return Outage
@@ -83,6 +83,31 @@ func classifySQLite(code int) Class {
 		return Canceled
 	}
 	return Outage
+}
+
+// IsBadValue reports whether err says that a value could not be converted to a
+// column's type or is out of its range.
+func IsBadValue(err error) bool {
+	var state sqlStater
+	return errors.As(err, &state) && strings.HasPrefix(state.SQLState(), "22")
+}
+
+// IsUnreachable reports whether err came up without the server having judged the
+// call: it could not be reached, broke off, is starting, stopping or full. Unlike
+// [Outage] it leaves out what only an operator's correction mends.
+func IsUnreachable(err error) bool {
+	var state sqlStater
+	var code sqliteCoder
+	switch {
+	case err == nil, errors.Is(err, ErrNoTable):
+		return false
+	case errors.As(err, &state):
+		s := state.SQLState()
+		return strings.HasPrefix(s, "08") || strings.HasPrefix(s, "53") || strings.HasPrefix(s, "57P")
+	case errors.As(err, &code):
+		return code.Code()&0xff == 5 // BUSY
+	}
+	return true
 }
 
 // IsMissingTable reports whether err says that a table does not exist.

@@ -1,0 +1,173 @@
+package jetstream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// pingInterval finds a dead connection after two unanswered pings.
+const pingInterval = 10 * time.Second
+
+// session is one connection from its making to its end. It is never repaired:
+// what was sent on it and not confirmed at its end is in doubt as a whole, and
+// what is sent on the next one comes after it.
+type session struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	done   chan struct{} // closed when the connection has ended
+	routes atomic.Pointer[routes]
+	acks   acks
+
+	once sync.Once
+	err  error // set before done is closed
+}
+
+// connect makes a session and declares everything on it. old, if not nil,
+// knows more servers of the cluster than the URL.
+func (b *Broker) connect(ctx context.Context, old *session) (*session, error) {
+	s := &session{done: make(chan struct{})}
+	nc, err := nats.Connect(b.servers(old), b.options(ctx, s)...)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: connect: %w", err)
+	}
+	s.nc = nc
+	if err := b.prepare(ctx, s); err != nil {
+		s.close(0, ErrNotConnected)
+		return nil, err
+	}
+	return s, nil
+}
+
+func (b *Broker) prepare(ctx context.Context, s *session) error {
+	var err error
+	if s.js, err = jetstream.New(s.nc, jetstream.WithDefaultTimeout(b.cfg.ConfirmTimeout)); err != nil {
+		return fmt.Errorf("jetstream: connect: %w", err)
+	}
+	if err := s.acks.open(s.nc, b.cfg.Window, b.doubt); err != nil {
+		return fmt.Errorf("jetstream: connect: %w", err)
+	}
+	return b.declare(ctx, s)
+}
+
+func (b *Broker) servers(old *session) string {
+	servers := b.target.servers
+	if old != nil && b.server == nil {
+		for _, s := range old.nc.DiscoveredServers() {
+			servers += "," + s
+		}
+	}
+	return servers
+}
+
+func (b *Broker) options(ctx context.Context, s *session) []nats.Option {
+	var opts []nats.Option
+	if b.target.credentials != "" {
+		opts = append(opts, nats.UserCredentials(b.target.credentials))
+	}
+	opts = append(opts, userOption(b.target.user)...)
+	if b.server != nil {
+		opts = append(opts, nats.InProcessServer(b.server.srv))
+	} else {
+		opts = append(opts, nats.SetCustomDialer(dialer{ctx.Done()}))
+	}
+	opts = append(opts, b.cfg.Options...)
+	return append(opts,
+		nats.Name("lockstep"),
+		nats.NoReconnect(),
+		nats.PingInterval(pingInterval),
+		nats.FlusherTimeout(b.cfg.ConfirmTimeout),
+		nats.ClosedHandler(func(nc *nats.Conn) { s.end(nc.LastError()) }),
+		nats.DisconnectErrHandler(nil),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			b.log.Warn("jetstream: connection", "err", err)
+		}),
+	)
+}
+
+// userOption lets the servers that a cluster announces, whose addresses come
+// without, have the URL's user.
+func userOption(user *url.Userinfo) []nats.Option {
+	if user == nil {
+		return nil
+	}
+	password, both := user.Password()
+	if !both {
+		return []nats.Option{nats.Token(user.Username())}
+	}
+	return []nats.Option{nats.UserInfo(user.Username(), password)}
+}
+
+// dialer gives dialling up when the Broker closes.
+type dialer struct{ done <-chan struct{} }
+
+// Dial is nats.CustomDialer.
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), nats.DefaultTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-d.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}
+
+// end marks the session as over and fails what it has not confirmed. The first
+// cause counts.
+func (s *session) end(cause error) {
+	s.once.Do(func() {
+		if cause == nil {
+			cause = nats.ErrConnectionClosed
+		}
+		s.err = cause
+		close(s.done)
+		s.acks.fail(fmt.Errorf("%w: %w", ErrNotConnected, cause))
+	})
+}
+
+// close ends the connection after what it has buffered is sent, for which it
+// takes the given time at most.
+func (s *session) close(flush time.Duration, cause error) {
+	if flush > 0 && s.alive() {
+		_ = s.nc.FlushTimeout(flush) // what cannot be sent now is delivered again
+	}
+	s.acks.fail(cause)
+	s.nc.Close()
+	<-s.done
+}
+
+func (s *session) alive() bool {
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// cause returns why a session has ended.
+func (s *session) cause() error {
+	<-s.done
+	return s.err
+}
+
+// tell sends a body to a subject without an answer. If that fails, the session
+// is over and what was told is repeated by the server's timers.
+func (s *session) tell(subject, body string) {
+	_ = s.nc.Publish(subject, []byte(body))
+}
+
+// isAck reports whether a reply subject is that of a delivery.
+func isAck(reply string) bool { return strings.HasPrefix(reply, "$JS.ACK.") }

@@ -1,0 +1,142 @@
+package jetstream
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// schemeEmbedded is the URL scheme of the server inside the process.
+const schemeEmbedded = "jetstream+embedded"
+
+// defaultSync is the embedded server's fsync interval.
+const defaultSync = time.Second
+
+// target is what a broker URL says.
+type target struct {
+	servers     string        // for nats.Connect; empty when embedded
+	user        *url.Userinfo // for servers that the cluster tells us of
+	credentials string        // file for nats.UserCredentials
+	dir         string        // of the embedded server
+	sync        time.Duration // its fsync interval; 0: before each confirmation
+}
+
+// parse reads a broker URL, whose parameters go before the fields of cfg. Its
+// errors never hold the URL, nor what net/url says of it: both may contain a
+// password.
+func parse(raw string, cfg *Config) (target, error) {
+	if strings.HasPrefix(raw, schemeEmbedded+":") {
+		return parseEmbedded(raw, cfg)
+	}
+	return parseServers(raw, cfg)
+}
+
+func parseEmbedded(raw string, cfg *Config) (target, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host != "" || u.User != nil || !filepath.IsAbs(filepath.FromSlash(u.Path)) || u.Path == "/" {
+		return target{}, errors.New("jetstream: url: want " + schemeEmbedded + ":///folder with an absolute path and no host")
+	}
+	t := target{dir: filepath.FromSlash(u.Path), sync: defaultSync}
+	params := cfg.parameters()
+	params["sync"] = func(value string) (err error) {
+		t.sync, err = parseSync(value)
+		return err
+	}
+	err = params.read(u)
+	return t, err
+}
+
+// parseSync reads the embedded server's fsync policy.
+func parseSync(value string) (time.Duration, error) {
+	if value == "always" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 10*time.Millisecond {
+		return 0, errors.New(`want "always" or a duration from 10ms`)
+	}
+	return d, nil
+}
+
+// parseServers reads one or more NATS URLs, separated by commas. Parameters
+// may stand behind any of them.
+func parseServers(raw string, cfg *Config) (target, error) {
+	var t target
+	params := cfg.parameters()
+	params["creds"] = func(value string) error {
+		t.credentials = value
+		return nil
+	}
+	var servers []string
+	for i, part := range strings.Split(raw, ",") {
+		u, err := url.Parse(strings.TrimSpace(part))
+		if err != nil || u.Host == "" || (u.Scheme != "nats" && u.Scheme != "tls") {
+			return target{}, fmt.Errorf("jetstream: url: server %d is malformed, want nats://host:port or tls://host:port", i+1)
+		}
+		if err := params.read(u); err != nil {
+			return target{}, err
+		}
+		if t.user == nil {
+			t.user = u.User
+		}
+		u.RawQuery, u.Fragment, u.Path = "", "", ""
+		servers = append(servers, u.String())
+	}
+	t.servers = strings.Join(servers, ",")
+	return t, nil
+}
+
+// parameters are the known parameters of a URL's query and what sets them.
+type parameters map[string]func(value string) error
+
+// parameters returns those that set a field of the Config.
+func (c *Config) parameters() parameters {
+	number := func(field *int) func(string) error {
+		return func(value string) (err error) {
+			if *field, err = strconv.Atoi(value); err != nil || *field < 1 {
+				return errors.New("want a positive number")
+			}
+			return nil
+		}
+	}
+	duration := func(field *time.Duration) func(string) error {
+		return func(value string) (err error) {
+			if *field, err = time.ParseDuration(value); err != nil || *field <= 0 {
+				return errors.New("want a positive duration, as in 10s")
+			}
+			return nil
+		}
+	}
+	return parameters{
+		"stream": func(value string) error {
+			c.Stream = value
+			return nil
+		},
+		"replicas":        number(&c.Replicas),
+		"prefetch":        number(&c.Prefetch),
+		"window":          number(&c.Window),
+		"confirm_timeout": duration(&c.ConfirmTimeout),
+		"ack_wait":        duration(&c.AckWait),
+	}
+}
+
+// read sets what the URL's query says and reports all its faults.
+func (p parameters) read(u *url.URL) error {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return errors.New("jetstream: url: the query is malformed")
+	}
+	var errs []error
+	for key, values := range query {
+		if set, ok := p[key]; !ok {
+			errs = append(errs, fmt.Errorf("jetstream: url: unknown parameter %q", key))
+		} else if err := set(values[0]); err != nil {
+			errs = append(errs, fmt.Errorf("jetstream: url: %s is %q: %w", key, values[0], err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,108 @@
+package broker_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/broker"
+	"github.com/lockstep-go/lockstep/broker/brokertest"
+	"github.com/lockstep-go/lockstep/broker/jetstream"
+	"github.com/lockstep-go/lockstep/broker/memory"
+	"github.com/lockstep-go/lockstep/broker/rabbitmq"
+)
+
+var (
+	_ broker.Broker      = (*jetstream.Broker)(nil)
+	_ broker.Broker      = (*memory.Broker)(nil)
+	_ broker.Broker      = (*rabbitmq.Broker)(nil)
+	_ brokertest.Adapter = broker.Broker(nil)
+
+	_ message.Publisher            = broker.Broker(nil)
+	_ message.Subscriber           = broker.Broker(nil)
+	_ message.SubscribeInitializer = broker.Broker(nil)
+)
+
+func TestOpenWithoutServer(t *testing.T) {
+	t.Parallel()
+	for _, url := range []string{
+		"memory://",
+		"memory:",
+		"jetstream+embedded://" + t.TempDir(),
+		"jetstream+embedded://" + t.TempDir() + "?stream=orders&sync=always&prefetch=7&window=3",
+	} {
+		b, err := broker.Open(t.Context(), url, broker.Options{Prefetch: 5})
+		if err != nil {
+			t.Errorf("Open(%q): %v", url, err)
+			continue
+		}
+		if err := b.SubscribeInitialize("q"); err != nil {
+			t.Errorf("%s: SubscribeInitialize: %v", url, err)
+		}
+		if err := b.Publish("q", message.NewMessage("1", nil)); err != nil {
+			t.Errorf("%s: Publish: %v", url, err)
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("%s: Close: %v", url, err)
+		}
+	}
+}
+
+// TestOpenRejects: an error names the forms of URL that are known, and never
+// holds the password, wherever the URL is broken.
+func TestOpenRejects(t *testing.T) {
+	t.Parallel()
+	const password = "s3cret"
+	tests := []struct {
+		url     string
+		unknown bool // the kind of URL is unknown: ErrURL, with the list
+	}{
+		{"", true},
+		{"localhost", true},
+		{"kafka://user:s3cret@host:9092/topic", true},
+		{"kafka://user:s3cret@host:bad", true},
+		{"AMQP//user:s3cret@host", true},
+		{"user:s3cret@host:5672", true},
+		{"memory://s3cret", false},
+		{"amqp://user:s3cret@host:bad/", false},
+		{"amqp://user:s3c/ret@host:x", false},
+		{"nats://user:s3cret@host:bad", false},
+		{"nats://user:s3cret@", false},
+		{"nats://user:s3cret@host?nonsense=1", false},
+		{"nats://user:s3cret@host,http://user:s3cret@host", false},
+		{"nats://user:s3cret@127.0.0.1:1", false},
+		{"amqp://user:s3cret@127.0.0.1:1/", false},
+		{"nats://user:s3cret@host?window=0", false},
+		{"nats://host?stream=a.b", false},
+		{"jetstream+embedded://", false},
+		{"jetstream+embedded:///", false},
+		{"jetstream+embedded://host/path", false},
+		{"jetstream+embedded://user:s3cret@/path", false},
+		{"jetstream+embedded:///path?sync=never", false},
+		{"jetstream+embedded:///path?creds=x", false},
+		{"jetstream+embedded:///pa%zzth", false},
+	}
+	for _, test := range tests {
+		b, err := broker.Open(t.Context(), test.url, broker.Options{})
+		if err == nil {
+			t.Errorf("Open(%q): no error", test.url)
+			_ = b.Close() // reported already
+			continue
+		}
+		if b != nil {
+			t.Errorf("Open(%q): a Broker beside the error", test.url)
+		}
+		text := err.Error()
+		if strings.Contains(text, password) || strings.Contains(text, "s3c") {
+			t.Errorf("Open(%q): the error holds the password: %v", test.url, err)
+		}
+		if errors.Is(err, broker.ErrURL) && test.unknown != strings.Contains(text, broker.Forms) {
+			t.Errorf("Open(%q): list of known forms: have %v, want %v in: %v", test.url, !test.unknown, test.unknown, err)
+		}
+		if test.unknown && !errors.Is(err, broker.ErrURL) {
+			t.Errorf("Open(%q): have %v, want ErrURL", test.url, err)
+		}
+	}
+}

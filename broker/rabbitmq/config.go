@@ -1,0 +1,181 @@
+package rabbitmq
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Defaults of [Config].
+const (
+	// DefaultExchange is django-cqrs's exchange.
+	DefaultExchange = "cqrs"
+	// DefaultPrefetch is django-cqrs's: its delay queue of 1000, and one.
+	DefaultPrefetch = 1001
+	// DefaultWindow keeps RabbitMQ busy; a larger one does not make it faster.
+	DefaultWindow = 2048
+	// DefaultTimeout is the default of ConfirmTimeout and DialTimeout.
+	DefaultTimeout = 10 * time.Second
+	// DefaultName is shown in RabbitMQ's list of connections.
+	DefaultName = "lockstep"
+)
+
+const (
+	maxExchange = 200   // leaves room for the names of delay queues in AMQP's 255 bytes
+	maxPrefetch = 65535 // AMQP's prefetch count has 16 bits
+)
+
+// Config tunes a [Broker]. The zero value works. A parameter in the URL's query (given in brackets)
+// takes precedence over the field.
+type Config struct {
+	// Exchange is the topic exchange everything is published to, at most 200 bytes.
+	// Default: [DefaultExchange]. [exchange]
+	Exchange string
+	// Prefetch is how many messages a subscription holds that are neither acked nor nacked, 1 to 65535.
+	// With 1, the next message comes only after the last one was acked. Default: [DefaultPrefetch]. [prefetch]
+	Prefetch int
+	// Window is how many published messages may be unconfirmed at a time. Default: [DefaultWindow]. [window]
+	Window int
+	// ConfirmTimeout is how long the broker may be silent: it bounds publishing, waiting for
+	// confirms, declaring and each write to the socket. Default: [DefaultTimeout].
+	// [confirm_timeout, as in 10s]
+	ConfirmTimeout time.Duration
+	// DialTimeout bounds one attempt to connect, with TLS and AMQP handshakes.
+	// Default: [DefaultTimeout]. [connection_timeout, in milliseconds]
+	DialTimeout time.Duration
+	// TLS is used for amqps URLs. Default: the system's certificate authorities, or what the URL
+	// says. [cacertfile, certfile, keyfile, server_name_indication]
+	TLS *tls.Config
+	// Name is shown in RabbitMQ's list of connections. Default: [DefaultName]. [name]
+	Name string
+	// Logger is told of lost, blocked and restored connections. Default: discard.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	setDefault(&c.Exchange, DefaultExchange)
+	setDefault(&c.Prefetch, DefaultPrefetch)
+	setDefault(&c.Window, DefaultWindow)
+	setDefault(&c.ConfirmTimeout, DefaultTimeout)
+	setDefault(&c.DialTimeout, DefaultTimeout)
+	setDefault(&c.Name, DefaultName)
+	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if len(c.Exchange) > maxExchange {
+		fault("Exchange has %d bytes, at most %d are possible", len(c.Exchange), maxExchange)
+	}
+	if c.Prefetch < 1 || c.Prefetch > maxPrefetch {
+		fault("Prefetch is %d, not 1 to %d", c.Prefetch, maxPrefetch)
+	}
+	if c.Window < 1 {
+		fault("Window is %d, not positive", c.Window)
+	}
+	if c.ConfirmTimeout < 0 {
+		fault("ConfirmTimeout is %v, not positive", c.ConfirmTimeout)
+	}
+	if c.DialTimeout < 0 {
+		fault("DialTimeout is %v, not positive", c.DialTimeout)
+	}
+	return errors.Join(faults...)
+}
+
+// serverParameters are the query parameters that amqp091 reads itself.
+var serverParameters = []string{
+	"cacertfile", "certfile", "keyfile", "server_name_indication", "auth_mechanism", "heartbeat", "channel_max",
+}
+
+// parseURL splits raw into what amqp091 dials, the address for people, without password and query,
+// and the configuration with the URL's parameters in it.
+func parseURL(raw string, cfg Config) (dial, address string, _ Config, _ error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		// url.Parse quotes what it could not read, which may be a part of the password.
+		return "", "", cfg, errors.New("the URL cannot be read; " +
+			"reserved characters in the user name and the password must be percent-encoded")
+	}
+	address = (&url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host, Path: u.Path}).Redacted()
+	if u.Scheme != "amqp" && u.Scheme != "amqps" {
+		return "", address, cfg, fmt.Errorf("the URL's scheme is %q, not amqp or amqps", u.Scheme)
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return "", address, cfg, fmt.Errorf("the URL's query: %w", err)
+	}
+	if err := cfg.read(query); err != nil {
+		return "", address, cfg, err
+	}
+	u.RawQuery = query.Encode()
+	if _, err := amqp.ParseURI(u.String()); err != nil {
+		return "", address, cfg, fmt.Errorf("the URL: %w", err)
+	}
+	return u.String(), address, cfg, nil
+}
+
+// read moves our parameters from query into c and leaves amqp091's.
+func (c *Config) read(query url.Values) error {
+	var faults []error
+	var unknown []string
+	for name, values := range query {
+		if slices.Contains(serverParameters, name) {
+			continue
+		}
+		var err error
+		switch value := values[len(values)-1]; name {
+		case "exchange":
+			c.Exchange = value
+		case "name":
+			c.Name = value
+		case "prefetch":
+			c.Prefetch, err = positive(value)
+		case "window":
+			c.Window, err = positive(value)
+		case "confirm_timeout":
+			if c.ConfirmTimeout, err = time.ParseDuration(value); err == nil && c.ConfirmTimeout <= 0 {
+				err = fmt.Errorf("%q is not positive", value)
+			}
+		case "connection_timeout":
+			var ms int
+			ms, err = positive(value)
+			c.DialTimeout = time.Duration(ms) * time.Millisecond
+		default:
+			unknown = append(unknown, name)
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("URL parameter %s: %w", name, err))
+		}
+		delete(query, name)
+	}
+	if len(unknown) > 0 {
+		slices.Sort(unknown)
+		faults = append(faults, fmt.Errorf("unknown URL parameters: %s", strings.Join(unknown, ", ")))
+	}
+	return errors.Join(faults...)
+}
+
+func positive(value string) (int, error) {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%q is not a positive whole number", value)
+	}
+	return n, nil
+}

@@ -1,0 +1,81 @@
+package rabbitmq
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+func TestURLParameters(t *testing.T) {
+	t.Parallel()
+	dial, address, have, err := parseURL("amqps://u:p%40ss@host:1/v?exchange=e&prefetch=7&window=8&"+
+		"confirm_timeout=9s&connection_timeout=1500&name=n&heartbeat=5&cacertfile=ca.pem", Config{Exchange: "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Exchange: "e", Prefetch: 7, Window: 8, ConfirmTimeout: 9 * time.Second,
+		DialTimeout: 1500 * time.Millisecond, Name: "n",
+	}
+	if diff := cmp.Diff(want, have, cmpopts.IgnoreFields(Config{}, "TLS", "Logger")); diff != "" {
+		t.Errorf("config (-want +have):\n%s", diff)
+	}
+	if want := "amqps://u:p%40ss@host:1/v?cacertfile=ca.pem&heartbeat=5"; dial != want {
+		t.Errorf("dialled: have %s, want %s", dial, want)
+	}
+	if want := "amqps://u:xxxxx@host:1/v"; address != want {
+		t.Errorf("for people: have %s, want %s", address, want)
+	}
+}
+
+func TestZeroConfig(t *testing.T) {
+	t.Parallel()
+	have := Config{}.withDefaults()
+	want := Config{
+		Exchange: "cqrs", Prefetch: 1001, Window: 2048, Name: "lockstep",
+		ConfirmTimeout: 10 * time.Second, DialTimeout: 10 * time.Second,
+	}
+	if diff := cmp.Diff(want, have, cmpopts.IgnoreFields(Config{}, "TLS", "Logger")); diff != "" {
+		t.Errorf("defaults (-want +have):\n%s", diff)
+	}
+	if err := have.validate(); err != nil {
+		t.Errorf("defaults are not valid: %v", err)
+	}
+}
+
+func TestFaultsOfConfigAndURL(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string][]string{
+		"amqp://u:secret@h/?colour=red&shape=round":                 {"colour, shape"},
+		"amqp://u:secret@h/?prefetch=many&window=0&confirm_timeout": {"prefetch", "window", "confirm_timeout"},
+		"amqp://u:secret@h/?heartbeat=often":                        {"heartbeat"},
+		"http://u:secret@h/":                                        {"http"},
+		"amqp://u:sec#ret@h/":                                       {"percent-encoded"},
+		"amqp://u:secret@h/?prefetch=70000":                         {"Prefetch"},
+	} {
+		_, err := Open(t.Context(), url, Config{})
+		if err == nil {
+			t.Errorf("%s: want an error", url)
+			continue
+		}
+		for _, text := range append(want, "rabbitmq: open") {
+			if !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: have error %q, want one with %q", url, err, text)
+			}
+		}
+		if strings.Contains(err.Error(), "sec") {
+			t.Errorf("%s: the error %q shows the password", url, err)
+		}
+	}
+	_, err := Open(t.Context(), "amqp://h/", Config{
+		Exchange: strings.Repeat("x", 201), Prefetch: -1, Window: -1, ConfirmTimeout: -1, DialTimeout: -1,
+	})
+	for _, field := range []string{"Exchange", "Prefetch", "Window", "ConfirmTimeout", "DialTimeout"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("have error %v, want one that names %s", err, field)
+		}
+	}
+}

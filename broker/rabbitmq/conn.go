@@ -1,0 +1,104 @@
+package rabbitmq
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// closeTimeout bounds the closing handshake of a connection that is given back in good order.
+const closeTimeout = 2 * time.Second
+
+// dialer is what is needed to connect.
+type dialer struct {
+	url, address string // address is for people: no password, no query
+	name         string
+	tls          *tls.Config
+	timeout      time.Duration // of connecting
+	writeTimeout time.Duration
+}
+
+// conn is one AMQP connection. Its own state is fed by amqp091's notifications and never asks the
+// connection anything that could race with its end.
+type conn struct {
+	*amqp.Connection
+	sock      *corked
+	lost      chan *amqp.Error
+	blockings chan amqp.Blocking
+	blocked   atomic.Bool // RabbitMQ does not read from this connection for now
+}
+
+func (d *dialer) dial(ctx context.Context) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	properties := amqp.NewConnectionProperties()
+	properties.SetClientConnectionName(d.name)
+	c := &conn{}
+	var err error
+	var stop func() bool // of cutting the handshakes short when ctx ends
+	c.Connection, err = amqp.DialConfig(d.url, amqp.Config{
+		Properties:      properties,
+		TLSClientConfig: d.tls.Clone(),
+		Dial: func(network, addr string) (net.Conn, error) {
+			if c.sock, err = d.socket(ctx, network, addr); err != nil {
+				return nil, err
+			}
+			stop = context.AfterFunc(ctx, c.cut)
+			return c.sock, nil
+		},
+	})
+	if stop != nil && !stop() {
+		err = errors.Join(ctx.Err(), err)
+	}
+	if err != nil {
+		if c.sock != nil {
+			c.cut()
+		}
+		return nil, fmt.Errorf("connect to %s: %w", d.address, err)
+	}
+	c.lost = c.NotifyClose(make(chan *amqp.Error, 1))
+	c.blockings = c.NotifyBlocked(make(chan amqp.Blocking, 8))
+	return c, nil
+}
+
+// socket connects and bounds the handshakes that follow. amqp091 lifts the limit after them.
+func (d *dialer) socket(ctx context.Context, network, addr string) (*corked, error) {
+	var dialer net.Dialer
+	raw, err := dialer.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	if err := raw.SetDeadline(deadline); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return &corked{Conn: raw, timeout: d.writeTimeout}, nil
+}
+
+// within runs fn, which waits for an answer of the server. amqp091 waits without limit, so after the
+// timeout the connection is cut, which ends fn with an error.
+func (c *conn) within(timeout time.Duration, fn func() error) error {
+	timer := time.AfterFunc(timeout, c.cut)
+	err := fn()
+	if !timer.Stop() && err != nil {
+		return fmt.Errorf("no answer within %v: %w", timeout, err)
+	}
+	return err
+}
+
+// cut ends the connection without the server's help. Calls that are under way return with an error.
+func (c *conn) cut() { _ = c.sock.Conn.Close() }
+
+// end closes the connection in good order if that is still possible.
+func (c *conn) end() {
+	// amqp091's own CloseDeadline does not hold: each heartbeat of the server moves its deadline.
+	_ = c.within(closeTimeout, c.Close) // closed already, or gone: as good
+	c.cut()
+}

@@ -1,0 +1,42 @@
+// Package rabbitmq is Lockstep's RabbitMQ adapter: a Watermill publisher and subscriber with
+// django-cqrs's topology (one durable topic exchange, one durable queue per replica, no arguments)
+// and its message properties, so that Django and Go services can share an exchange and even a queue.
+//
+//	b, err := rabbitmq.Open(ctx, "amqp://guest:guest@localhost/?exchange=cqrs", rabbitmq.Config{})
+//	…
+//	err = b.Bind(ctx, "billing", "account", "cqrs.billing.account")
+//	messages, err := b.Subscribe(ctx, "billing")
+//	…
+//	wait := b.PublishAsync(ctx, []string{"account"}, []*message.Message{msg})
+//	errs := wait(ctx) // nil: RabbitMQ has taken the responsibility for all of them
+//
+// # What it guarantees
+//
+// A message counts as published only after RabbitMQ's confirm of that very message. Every message is
+// sent persistent and mandatory, so a message for which no queue is bound is told apart: it is
+// confirmed, and reported as [RefusedError] with Unroutable. Messages reach the broker in the order of
+// the calls. A message that makes RabbitMQ close the channel (too large, for one) is found by sending
+// the doubtful ones again, and refused alone; the others are confirmed.
+//
+// The subscriber hands on up to Prefetch messages in the order of delivery without waiting for earlier
+// acknowledgements, and acknowledges exactly what was acked.
+//
+// # What it does not
+//
+// A message whose confirm was lost with the connection may or may not have arrived; its sender is told
+// of an outage and sends it again, so messages can repeat, and a repeated one can stand behind newer
+// ones. Nacked and redelivered messages lose their place in the order.
+//
+// # Failure
+//
+// Publishing and consuming have a connection each, so that RabbitMQ's throttling of publishers never
+// delays acknowledgements. A lost connection is dialled again in the background, for ever, and the
+// exchange and all bound queues are declared again before it is used. Every call that talks to the
+// server ends within the confirm timeout (binding: twice that, once to find a connection and once to
+// use it). An error is a [RefusedError] if it speaks of the message, [ErrClosed] after Close, and
+// otherwise an outage, which says nothing about the message.
+//
+// # Concurrency
+//
+// All methods of [Broker] are safe for concurrent use.
+package rabbitmq

@@ -1,0 +1,151 @@
+package rabbitmq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-go/lockstep/event"
+)
+
+// poison returns a message that makes RabbitMQ close the channel with 406, as one that is too large
+// does: the CC header, with which senders can add routing keys, must be a list.
+func poison(payload string) *message.Message {
+	msg := newMessage(payload)
+	msg.Metadata["CC"] = "not a list"
+	return msg
+}
+
+func permanent(err error) bool {
+	var refused interface {
+		error
+		Permanent() bool
+	}
+	return errors.As(err, &refused) && refused.Permanent()
+}
+
+// TestCulpritsAreIsolated has several calls in flight when RabbitMQ closes the channel because of three
+// messages in two of them.
+func TestCulpritsAreIsolated(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b, queue := r.bound(Config{}, "account")
+	culprits := map[int]bool{17: true, 18: true, 1399: true}
+	topics, msgs := series("account", 1500)
+	for i := range culprits {
+		msgs[i] = poison(fmt.Sprint(i))
+	}
+	var waits []func(context.Context) []error
+	for i := 0; i < len(msgs); i += 300 {
+		waits = append(waits, b.PublishAsync(t.Context(), topics[i:i+300], msgs[i:i+300]))
+	}
+	for call, wait := range waits {
+		errs := wait(t.Context())
+		for i := range 300 {
+			var err error
+			if errs != nil {
+				err = errs[i]
+			}
+			if n := call*300 + i; culprits[n] && !permanent(err) {
+				t.Errorf("culprit %d: have error %v, want a permanent refusal", n, err)
+			} else if !culprits[n] && err != nil {
+				t.Errorf("message %d: have error %v, want confirmed", n, err)
+			}
+		}
+		if call == 0 && !strings.Contains(errs[17].Error(), "PRECONDITION_FAILED") {
+			t.Errorf("have error %q, want one with RabbitMQ's reason", errs[17])
+		}
+	}
+
+	seen := map[string]bool{}
+	var first []string // each payload as it came first: repeats are allowed, gaps and overtaking are not
+	for _, payload := range r.payloads(queue) {
+		if !seen[payload] {
+			seen[payload] = true
+			first = append(first, payload)
+		}
+	}
+	var want []string
+	for i := range msgs {
+		if !culprits[i] {
+			want = append(want, fmt.Sprint(i))
+		}
+	}
+	if diff := cmp.Diff(want, first); diff != "" {
+		t.Errorf("queue (-want +have):\n%s", diff)
+	}
+	if err := b.Publish("account", newMessage("later")); err != nil {
+		t.Errorf("Publish afterwards: %v", err)
+	}
+}
+
+func TestSingleCulprit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b, _ := r.bound(Config{}, "account")
+	if err := b.Publish("account", poison("x")); !permanent(err) {
+		t.Errorf("have error %v, want a permanent refusal", err)
+	}
+}
+
+// TestMessagesThatAMQPCannotCarry would cost the connection, and all that is under way on it, if they
+// were sent.
+func TestMessagesThatAMQPCannotCarry(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b, queue := r.bound(Config{}, "account")
+	long := strings.Repeat("x", 256)
+	with := func(key, value string) *message.Message {
+		msg := newMessage("bad")
+		msg.Metadata[key] = value
+		return msg
+	}
+	topics := []string{"account", long, "account", "account", "account", "account", "account", "account", "account"}
+	msgs := []*message.Message{
+		newMessage("first"),
+		newMessage("a long topic"),
+		message.NewMessage(long, []byte("a long UUID")),
+		with(long, "a long key"),
+		with("wide", strings.Repeat("x", 200_000)),
+		with(event.MetadataTTL, "soon"),
+		with(event.MetadataTTL, "-1"),
+		with(event.MetadataTTL, "4294967296"),
+		newMessage("last"),
+	}
+	errs := b.PublishAsync(t.Context(), topics, msgs)(t.Context())
+	for i := range msgs {
+		if good := i == 0 || i == len(msgs)-1; good != (errs[i] == nil) || !good && !permanent(errs[i]) {
+			t.Errorf("message %d (%s): have error %v", i, msgs[i].Payload, errs[i])
+		}
+	}
+	if diff := cmp.Diff([]string{"first", "last"}, r.payloads(queue)); diff != "" {
+		t.Errorf("queue (-want +have):\n%s", diff)
+	}
+}
+
+// TestNackedMessage uses a queue of an operator's making, which refuses what it has no room for.
+func TestNackedMessage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b, queue := r.open(Config{}), r.queue()
+	_, err := r.ch.QueueDeclare(queue, true, false, false, false, map[string]any{
+		"x-max-length": 1, "x-overflow": "reject-publish",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.ch.QueueBind(queue, "account", r.exchange, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	topics, msgs := series("account", 5)
+	errs := b.PublishAsync(t.Context(), topics, msgs)(t.Context())
+	var refused *RefusedError
+	if len(errs) != 5 || !errors.As(errs[4], &refused) || refused.Permanent() || refused.Unroutable() {
+		t.Errorf("have errors %v, want the last one refused, neither permanent nor unroutable", errs)
+	}
+}

@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"fmt"
+	"net/url"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lockstep-go/lockstep/cli/demo"
+	"github.com/lockstep-go/lockstep/migrations"
+)
+
+// openDemoDatabase opens the database of one side of the demo, empty: a file of
+// its own, or a schema of its own that is made anew.
+func openDemoDatabase(cmd *cobra.Command, raw, folder, side string) (*database, error) {
+	ctx := cmd.Context()
+	if raw == "" {
+		db, err := openDatabase(ctx, "sqlite://"+filepath.ToSlash(folder)+"/"+side+".db")
+		if err == nil {
+			db.name = "SQLite"
+		}
+		return db, err
+	}
+	db, err := openDatabase(ctx, raw)
+	if err != nil {
+		return nil, err
+	}
+	if db.dialect == migrations.SQLite {
+		var tables int
+		if err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema`).Scan(&tables); err != nil {
+			_ = db.Close()
+			return nil, fmt.Errorf("database %s: %w", db.name, err)
+		}
+		if tables > 0 {
+			_ = db.Close()
+			return nil, misusef("database %s is in use: give the demo a new file", db.name)
+		}
+		return db, nil
+	}
+	defer func() { _ = db.Close() }()
+	schema := "lockstep_demo_" + side
+	for _, statement := range []string{"DROP SCHEMA IF EXISTS " + schema + " CASCADE", "CREATE SCHEMA " + schema} {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return nil, fmt.Errorf("database %s: %s: %w", db.name, statement, err)
+		}
+	}
+	u, err := url.Parse(db.dsn)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", db.name, withoutURL(err))
+	}
+	q := u.Query()
+	q.Set("search_path", schema)
+	u.RawQuery = q.Encode()
+	return openDatabase(ctx, u.String())
+}
+
+func (db *database) side() demo.Side {
+	return demo.Side{DB: db.DB, Dialect: db.dialect, Name: db.name}
+}
+
+// schemeOf is all of a broker's URL that is shown.
+func schemeOf(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "broker"
+	}
+	return u.Scheme + "://" + u.Host
+}

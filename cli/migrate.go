@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lockstep-go/lockstep/migrations"
+)
+
+func newMigrate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Create and change Lockstep's own tables",
+		Example: `  relay migrate up --database-url postgres://localhost/shop
+  relay migrate table accounts     # the lines a master's or replica's table needs`,
+		Args: misused(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &misuseError{err: fmt.Errorf("migrate what? use up, down, status, sql or table"), hint: "See `" + cmd.CommandPath() + " --help`."}
+		},
+	}
+	cmd.AddCommand(newMigrateUp(), newMigrateDown(), newMigrateStatus(), newMigrateSQL(), newMigrateTable())
+	return cmd
+}
+
+func newMigrateUp() *cobra.Command {
+	var s settings
+	cmd := &cobra.Command{
+		Use: "up", Short: "Apply all pending migrations", Args: misused(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.withDatabase(cmd, func(db *database) error {
+				applied, err := migrations.Up(cmd.Context(), db.DB, db.dialect)
+				if err != nil {
+					return err
+				}
+				if s.asJSON {
+					return printJSON(cmd, applied)
+				}
+				for _, m := range applied {
+					fmt.Fprintf(cmd.OutOrStdout(), "applied %s\n", m.Name)
+				}
+				if len(applied) == 0 {
+					fmt.Fprintln(cmd.OutOrStdout(), "nothing to do: every migration is applied")
+				}
+				return nil
+			})
+		},
+	}
+	s.databaseFlag(cmd)
+	s.jsonFlag(cmd)
+	return cmd
+}
+
+func newMigrateDown() *cobra.Command {
+	var s settings
+	cmd := &cobra.Command{
+		Use: "down", Short: "Roll back the newest migration; what is in its tables is lost", Args: misused(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.withDatabase(cmd, func(db *database) error {
+				name, err := migrations.Down(cmd.Context(), db.DB, db.dialect)
+				switch {
+				case err != nil:
+					return err
+				case name == "":
+					fmt.Fprintln(cmd.OutOrStdout(), "nothing to do: no migration is applied")
+				default:
+					fmt.Fprintf(cmd.OutOrStdout(), "rolled back %s\n", name)
+				}
+				return nil
+			})
+		},
+	}
+	s.databaseFlag(cmd)
+	return cmd
+}
+
+func newMigrateStatus() *cobra.Command {
+	var s settings
+	cmd := &cobra.Command{
+		Use: "status", Short: "List the migrations and when they were applied", Args: misused(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.withDatabase(cmd, func(db *database) error {
+				list, err := migrations.Status(cmd.Context(), db.DB, db.dialect)
+				if err != nil {
+					return err
+				}
+				if s.asJSON {
+					return printJSON(cmd, list)
+				}
+				for _, m := range list {
+					when := "pending"
+					if !m.At.IsZero() {
+						when = m.At.UTC().Format(time.DateTime)
+					}
+					fmt.Fprintf(cmd.OutOrStdout(), "%-20s %s\n", m.Name, when)
+				}
+				return nil
+			})
+		},
+	}
+	s.databaseFlag(cmd)
+	s.jsonFlag(cmd)
+	return cmd
+}
+
+func newMigrateSQL() *cobra.Command {
+	var dialect string
+	cmd := &cobra.Command{
+		Use: "sql", Short: "Print the statements of all migrations, for your own migration tool", Args: misused(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := migrations.SQL(migrations.Dialect(dialect))
+			if err != nil {
+				return misusef("--dialect: %w", err)
+			}
+			fmt.Fprint(cmd.OutOrStdout(), text)
+			return nil
+		},
+	}
+	dialectFlag(cmd, &dialect)
+	return cmd
+}
+
+func newMigrateTable() *cobra.Command {
+	var dialect string
+	cmd := &cobra.Command{
+		Use:   "table NAME...",
+		Short: "Print the lines that tables of a master or a replica need",
+		Args:  misused(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, tables []string) error {
+			for _, table := range tables {
+				text, err := migrations.TableSQL(migrations.Dialect(dialect), table)
+				if err != nil {
+					return misusef("--dialect: %w", err)
+				}
+				fmt.Fprint(cmd.OutOrStdout(), text)
+			}
+			return nil
+		},
+	}
+	dialectFlag(cmd, &dialect)
+	return cmd
+}
+
+func dialectFlag(cmd *cobra.Command, dialect *string) {
+	cmd.Flags().StringVar(dialect, "dialect", string(migrations.Postgres), "`database` whose SQL is printed: postgres or sqlite")
+}
+
+// withDatabase opens the database of the settings for fn.
+func (s *settings) withDatabase(cmd *cobra.Command, fn func(db *database) error) error {
+	if err := s.fill(flagDatabase); err != nil {
+		return err
+	}
+	db, err := openDatabase(cmd.Context(), s.databaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	return fn(db)
+}
+
+func printJSON(cmd *cobra.Command, v any) error {
+	out := json.NewEncoder(cmd.OutOrStdout())
+	out.SetEscapeHTML(false)
+	if err := out.Encode(v); err != nil {
+		return fmt.Errorf("print the result: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package consumer
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// engine applies messages to the replicas' tables.
+type engine interface {
+	// plan does what needs no database, for a batch in its order. It may run while
+	// another batch is being applied.
+	plan(batch []*incoming) any
+	// apply applies a planned batch, in one transaction that it commits. A message
+	// that does not fit is among the failures and does not hinder the others. The
+	// error is about the whole batch, of which nothing was applied then.
+	apply(ctx context.Context, batch []*incoming, plan any) (result, error)
+	close() error
+}
+
+// result is what a committed batch came to.
+type result struct {
+	tally
+	failures []failure
+	isolated bool // it had to be taken apart
+}
+
+// failure is a message that does not fit; err is a *DataError.
+type failure struct {
+	in  *incoming
+	err error
+}
+
+func (c *Consumer) newEngine() engine {
+	if c.dialect == dialect.SQLite {
+		return &sqlite{statements: newStatements(c.db)}
+	}
+	return &postgres{statements: newStatements(c.db), log: c.cfg.Logger}
+}
+
+// statements caches prepared statements by what they are for. It is used by one
+// goroutine at a time, and filled before a transaction starts: a pool of one
+// connection has none left to prepare with after that.
+type statements struct {
+	db       *sql.DB
+	prepared map[any]*sql.Stmt
+}
+
+func newStatements(db *sql.DB) *statements {
+	return &statements{db, make(map[any]*sql.Stmt)}
+}
+
+// prepare makes sure that there is a statement under the key.
+func (s *statements) prepare(ctx context.Context, key any, text func() string) error {
+	if s.prepared[key] != nil {
+		return nil
+	}
+	stmt, err := s.db.PrepareContext(ctx, text())
+	if err != nil {
+		return fmt.Errorf("consumer: prepare: %w", err)
+	}
+	s.prepared[key] = stmt
+	return nil
+}
+
+// in returns the statement under the key, for use within a transaction.
+func (s *statements) in(ctx context.Context, tx *sql.Tx, key any) *sql.Stmt {
+	return tx.StmtContext(ctx, s.prepared[key])
+}
+
+func (s *statements) close() error {
+	var errs []error
+	for _, stmt := range s.prepared {
+		errs = append(errs, stmt.Close())
+	}
+	clear(s.prepared)
+	return errors.Join(errs...)
+}
+
+// transact runs work in a transaction and commits it.
+func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("consumer: begin: %w", err)
+	}
+	if err := work(tx); err != nil {
+		_ = tx.Rollback() // work's error says more
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("consumer: commit: %w", err)
+	}
+	return nil
+}
+
+// Waits between attempts at a transaction or a publication.
+const (
+	conflictAttempts = 10
+	conflictWait     = 5 * time.Millisecond
+	outageWaitFirst  = 200 * time.Millisecond
+	outageWaitMost   = 10 * time.Second
+)
+
+// conflictBackoff grows by the attempt, from 0, with jitter.
+func conflictBackoff(attempt int) time.Duration {
+	return rand.N(conflictWait << min(attempt, 6)) //nolint:gosec // spreads load, keeps no secret
+}
+
+// outageBackoff doubles from 200 ms to 10 s by the attempt, from 0, with a
+// quarter of jitter.
+func outageBackoff(attempt int) time.Duration {
+	wait := min(outageWaitFirst<<min(attempt, 6), outageWaitMost)
+	return wait - rand.N(wait/4) //nolint:gosec // as above
+}
+
+// sleep waits and reports false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

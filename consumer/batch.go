@@ -1,0 +1,205 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// maxBatchBytes bounds the payload of one transaction.
+const maxBatchBytes = 8 << 20
+
+// batch is what goes into one transaction, in the order of arrival.
+type batch struct {
+	messages []*incoming
+	plan     any
+	bytes    int
+	// unfit are messages that are known not to fit, rejects those that are not
+	// tried at all.
+	unfit   []failure
+	rejects []reject
+	size    int
+}
+
+// reject is a message that becomes a dead letter without being tried.
+type reject struct {
+	msg    *message.Message
+	entity string // the CQRS ID where it is one of ours, else unknownEntity
+	cause  *rejection
+}
+
+func (b *batch) full(limit int) bool { return b.size >= limit || b.bytes >= maxBatchBytes }
+
+// intake decodes messages into batches while earlier ones are being applied. A
+// batch waits for nothing: it grows only as long as the transaction before it
+// takes.
+func (r *runner) intake(ctx context.Context, messages <-chan *message.Message, out chan<- *batch) {
+	defer close(out)
+	for {
+		b := &batch{}
+		select {
+		case <-ctx.Done():
+			return
+		case m, ok := <-messages:
+			if !ok {
+				return
+			}
+			r.take(b, m)
+		}
+		if !r.fill(ctx, b, messages, out) {
+			return
+		}
+	}
+}
+
+// fill adds to a batch until it is handed on. It returns false when there will
+// be no more messages.
+func (r *runner) fill(ctx context.Context, b *batch, messages <-chan *message.Message, out chan<- *batch) bool {
+	for !b.full(r.cfg.BatchSize) {
+		select { // what has arrived comes first
+		case m, ok := <-messages:
+			if !ok {
+				out <- b
+				return false
+			}
+			r.take(b, m)
+			continue
+		default:
+		}
+		select {
+		case out <- b:
+			return true
+		case m, ok := <-messages:
+			if !ok {
+				out <- b
+				return false
+			}
+			r.take(b, m)
+		case <-ctx.Done():
+			out <- b
+			return false
+		}
+	}
+	b.plan = r.engine.plan(b.messages) // a full batch can be planned ahead
+	out <- b
+	return true
+}
+
+// take decodes a message and puts it where it belongs.
+func (r *runner) take(b *batch, msg *message.Message) {
+	b.size++
+	b.bytes += len(msg.Payload)
+	in, err := read(r.replicas, msg, r.cfg.Now())
+	r.stats.add(func(s *Stats) {
+		s.Received++
+		if in != nil && in.ev.Quirks != 0 {
+			s.Quirks++
+		}
+	})
+	rejected := (*rejection)(nil)
+	switch {
+	case err == nil:
+		b.messages = append(b.messages, in)
+	case errors.As(err, &rejected):
+		id := unknownEntity
+		if in != nil {
+			id = in.ev.CQRSID
+		}
+		b.rejects = append(b.rejects, reject{msg, id, rejected})
+	default:
+		b.unfit = append(b.unfit, failure{in, err})
+	}
+}
+
+// handle applies a batch and settles each of its messages. It waits as long as
+// the database is away; when ctx ends meanwhile, the messages go back.
+func (r *runner) handle(ctx context.Context, b *batch) {
+	for _, rej := range b.rejects {
+		r.settler.bury(rej.msg, rej.entity, rej.cause.reason, rej.cause.err)
+	}
+	for _, f := range b.unfit {
+		r.settler.fail(f)
+	}
+	if len(b.messages) == 0 {
+		return
+	}
+	res, ok := r.apply(ctx, b)
+	if !ok {
+		for _, in := range b.messages {
+			in.msg.Nack()
+		}
+		return
+	}
+	failed := make(map[*incoming]bool, len(res.failures))
+	for _, f := range res.failures {
+		failed[f.in] = true
+	}
+	for _, in := range b.messages {
+		if !failed[in] {
+			in.msg.Ack()
+		}
+	}
+	for _, f := range res.failures {
+		r.settler.fail(f)
+	}
+}
+
+// observe tells Config.Observe of the messages that a transaction has settled.
+func (r *runner) observe(b *batch, res result) {
+	if r.cfg.Observe == nil {
+		return
+	}
+	now := r.cfg.Now()
+	failed := make(map[*incoming]bool, len(res.failures))
+	for _, f := range res.failures {
+		failed[f.in] = true
+	}
+	for _, in := range b.messages {
+		if !failed[in] {
+			r.cfg.Observe(in.ev.CQRSID, now.Sub(in.Updated))
+		}
+	}
+}
+
+// apply repeats a batch's transaction until it stands. It returns false when ctx
+// ended before that.
+func (r *runner) apply(ctx context.Context, b *batch) (result, bool) {
+	p := pause{runner: r, what: "database"}
+	for conflicts := 0; ; {
+		res, err := r.attempt(b)
+		if err == nil {
+			p.over()
+			r.stats.committed(res.tally, b.messages[len(b.messages)-1], res.isolated, r.cfg.Now())
+			r.observe(b, res)
+			if res.downgraded > 0 {
+				r.log.Warn("a SYNC lowered revisions", "rows", res.downgraded)
+			}
+			return res, true
+		}
+		if r.work.Err() != nil {
+			return result{}, false
+		}
+		if dialect.Classify(err) == dialect.Conflict && conflicts < conflictAttempts {
+			if !sleep(r.work, conflictBackoff(conflicts)) {
+				return result{}, false
+			}
+			conflicts++
+			continue
+		}
+		if !p.wait(ctx, err) {
+			return result{}, false
+		}
+	}
+}
+
+func (r *runner) attempt(b *batch) (result, error) {
+	ctx, cancel := context.WithTimeout(r.work, r.cfg.TransactionTimeout)
+	defer cancel()
+	return r.engine.apply(ctx, b.messages, b.plan)
+}
+
+// unknownEntity stands in the topic of dead letters whose CQRS ID is none of ours.
+const unknownEntity = "unknown"

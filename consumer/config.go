@@ -1,0 +1,196 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// Dialect says which database's SQL to speak.
+type Dialect = dialect.Name
+
+// The databases a replica can live in.
+const (
+	Postgres = dialect.Postgres
+	SQLite   = dialect.SQLite
+)
+
+// Config says how a [Consumer] works. Only Queue is required.
+type Config struct {
+	// Queue is the name of the replica service's queue, the same in all its
+	// processes.
+	Queue string
+	// Dialect is the database's. The zero value asks the driver.
+	Dialect Dialect
+	// Logger gets what nobody else can be told: pauses, dead letters, lowered
+	// revisions. Nil discards it.
+	Logger *slog.Logger
+	// BatchSize is how many messages one transaction takes at most, when that
+	// many have arrived; it never waits for more. Zero means 500.
+	BatchSize int
+	// DeadLetterTTL is how long the broker keeps a dead letter, in whole
+	// milliseconds. Zero means 10 days.
+	DeadLetterTTL time.Duration
+	// DrainTimeout is how long Run may go on with the messages in hand after its
+	// context has ended. Zero means 30 s.
+	DrainTimeout time.Duration
+	// TransactionTimeout bounds one attempt at a batch's transaction. An attempt
+	// that takes longer counts as an outage of the database: it is repeated, and
+	// no message pays for it. Zero means 1 min.
+	TransactionTimeout time.Duration
+	// Observe, when set, is called for each message after the commit that settled
+	// it, with its entity and the time since the change in the master. It is no
+	// better than the two clocks. It must return quickly: the consumer waits.
+	Observe func(cqrsID string, lag time.Duration)
+	// Now is the clock for expiry and for lag. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Defaults, as the fields' documentation has them.
+const (
+	defaultBatchSize          = 500
+	defaultDeadLetterTTL      = 10 * 24 * time.Hour
+	defaultDrainTimeout       = 30 * time.Second
+	defaultTransactionTimeout = time.Minute
+	defaultMaxRetries         = 30
+	defaultRetryDelay         = 2 * time.Second
+	defaultKey                = "id"
+)
+
+func (cfg *Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("consumer: Config."+format, args...))
+	}
+	if err := event.ValidateName("name", cfg.Queue); err != nil {
+		fault("Queue: %w", err)
+	}
+	if cfg.Dialect != "" && !cfg.Dialect.Valid() {
+		fault("Dialect is %q, not one of %s", cfg.Dialect, dialect.Known)
+	}
+	if cfg.BatchSize < 0 {
+		fault("BatchSize is %d; zero means %d", cfg.BatchSize, defaultBatchSize)
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"DeadLetterTTL", cfg.DeadLetterTTL},
+		{"DrainTimeout", cfg.DrainTimeout},
+		{"TransactionTimeout", cfg.TransactionTimeout},
+	} {
+		if d.value < 0 || d.value > 0 && d.value < time.Millisecond {
+			fault("%s is %s; zero means the default, and the least is 1ms", d.name, d.value)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (cfg *Config) setDefaults() {
+	set(&cfg.BatchSize, defaultBatchSize)
+	set(&cfg.DeadLetterTTL, defaultDeadLetterTTL)
+	set(&cfg.DrainTimeout, defaultDrainTimeout)
+	set(&cfg.TransactionTimeout, defaultTransactionTimeout)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+}
+
+// set gives a field its default when it has the zero value.
+func set[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Special values of [Table.MaxRetries].
+const (
+	// RetryForever never gives a message up.
+	RetryForever = -1
+	// NoRetries makes a message that fails once a dead letter.
+	NoRetries = -2
+)
+
+// Table is a replica table: rows that follow an entity's events without code.
+//
+// Besides the mapped columns it needs cqrs_revision and cqrs_updated, which
+// order the events of a row; [Consumer.Check] prints the lines that add them.
+type Table struct {
+	// Name is the table's name, with or without a schema.
+	Name string
+	// Key is the column that holds the entity's key. It must be unique and not
+	// null. Empty means "id".
+	Key string
+	// Columns maps wire fields to the table's columns, one of them to Key. Fields
+	// that are not mapped are ignored. Empty means that each column takes the
+	// field of its own name.
+	//
+	// A message has to bring a field for each mapped column that may not be null,
+	// whether or not the column has a default. A mapped column that may be null
+	// and whose field is missing keeps its value, or gets its default in a new row.
+	Columns map[string]string
+	// MaxRetries is how often a message that does not fit is tried again before
+	// it becomes a dead letter. Zero means 30; see NoRetries and RetryForever.
+	MaxRetries int
+	// RetryDelay is the pause before a message is tried again. Zero means 2 s.
+	RetryDelay time.Duration
+}
+
+func (t *Table) setDefaults() {
+	set(&t.Key, defaultKey)
+	set(&t.MaxRetries, defaultMaxRetries)
+	set(&t.RetryDelay, defaultRetryDelay)
+	t.Columns = maps.Clone(t.Columns)
+}
+
+// validate checks what can be checked without the catalogue.
+func (t *Table) validate(cqrsID string) error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("consumer: Table %q: "+format, append([]any{cqrsID}, args...)...))
+	}
+	if err := event.ValidateName("CQRS ID", cqrsID); err != nil {
+		fault("%w", err)
+	}
+	if t.Name == "" {
+		fault("Name is empty")
+	}
+	if t.MaxRetries < NoRetries {
+		fault("MaxRetries is %d; zero means %d, and there are NoRetries and RetryForever", t.MaxRetries, defaultMaxRetries)
+	}
+	if t.RetryDelay < 0 {
+		fault("RetryDelay is %s; zero means %s", t.RetryDelay, defaultRetryDelay)
+	}
+	owner := make(map[string]string, len(t.Columns))
+	for _, field := range slices.Sorted(maps.Keys(t.Columns)) {
+		column := t.Columns[field]
+		switch first, taken := owner[column]; {
+		case field == "" || column == "":
+			fault("Columns maps %q to %q: neither may be empty", field, column)
+		case taken:
+			fault("Columns maps both %q and %q to column %s", first, field, column)
+		case isVersion(field) != isVersion(column) || isVersion(field) && field != column:
+			fault("Columns maps %q to %q: %s and %s go to the columns of their names", field, column, event.FieldRevision, event.FieldUpdated)
+		}
+		owner[column] = field
+	}
+	if _, mapped := owner[t.Key]; len(t.Columns) > 0 && !mapped {
+		fault("Columns maps no field to the key column %s", t.Key)
+	}
+	if isVersion(t.Key) {
+		fault("Key is %s, which orders the events", t.Key)
+	}
+	return errors.Join(faults...)
+}
+
+func isVersion(name string) bool { return name == event.FieldRevision || name == event.FieldUpdated }

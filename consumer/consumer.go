@@ -1,0 +1,156 @@
+// Package consumer applies events to the tables of a replica service.
+//
+// It takes what has arrived, applies it in one transaction and acknowledges it
+// after the commit. A table replica needs no code:
+//
+//	c, err := consumer.New(db, broker, consumer.Config{Queue: "billing"})
+//	…
+//	err = c.Table("account", consumer.Table{
+//		Name:    "account_ref",
+//		Columns: map[string]string{"id": "id", "name": "title"},
+//	})
+//	…
+//	err = c.Run(ctx)
+//
+// # What is promised
+//
+// The newest state wins: a late, repeated or reordered message never overwrites
+// a newer row, never brings a deleted row back and never deletes a row that was
+// created anew. Deleted rows leave a tombstone for that. So a message may be
+// delivered any number of times, and nothing is lost: a message is acknowledged
+// only after its transaction, or after a copy of it was confirmed by the broker.
+//
+// A message that does not fit its table is found and set apart; the others of
+// its batch are applied. It is tried again after a delay, which holds back
+// nothing, and ends in the dead-letter queue when it keeps failing. What cannot
+// be understood at all goes there at once, byte for byte, with the reason in its
+// headers. No body can stop the consumer.
+//
+// When the database or the broker is away, the consumer waits. That costs no
+// message an attempt.
+//
+// # What is not promised
+//
+// One transaction here for each of the master's; order between different keys;
+// a foreign key between two replica tables is satisfied by retries at worst.
+//
+// Everything in the package may be used from several goroutines. Several
+// processes may run a consumer of one queue and share the work.
+package consumer
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// Broker is where events come from, and where retries and dead letters go. Any
+// Watermill publisher and subscriber will do; [Binder] and [DelayedPublisher]
+// are used where it has them.
+type Broker interface {
+	message.Publisher
+	message.Subscriber
+}
+
+// Binder is a broker whose queues are bound to topics. With a broker that has no
+// such thing, the consumer subscribes to each of its topics by itself, and the
+// topics of retries and dead letters have to lead somewhere by themselves.
+type Binder interface {
+	// Bind declares the queue and binds it to the topics. It may be repeated.
+	Bind(ctx context.Context, queue string, topics ...string) error
+}
+
+// DelayedPublisher is a broker that keeps a message for a time before it
+// delivers it. With any other broker the consumer holds a failed message in
+// memory for the time, unacknowledged.
+type DelayedPublisher interface {
+	// PublishAfter returns after the message is safely stored.
+	PublishAfter(ctx context.Context, delay time.Duration, topic string, msg *message.Message) error
+}
+
+// Consumer applies the events of one queue. Make it with [New].
+type Consumer struct {
+	db      *sql.DB
+	broker  Broker
+	cfg     Config
+	dialect dialect.Name
+	stats   counters
+
+	mu       sync.Mutex
+	entities []*entity // in the order of registration
+	running  bool
+}
+
+// entity is something registered under a CQRS ID.
+type entity struct {
+	id    string
+	table Table
+}
+
+// New returns a consumer that applies events to db. Neither the database nor the
+// broker is used before [Consumer.Check] or [Consumer.Run]. All faults of the
+// configuration are reported at once.
+func New(db *sql.DB, broker Broker, cfg Config) (*Consumer, error) {
+	var faults []error
+	if broker == nil {
+		faults = append(faults, errors.New("consumer: the broker is nil"))
+	}
+	faults = append(faults, cfg.validate())
+	d := cfg.Dialect
+	switch {
+	case db == nil:
+		faults = append(faults, errors.New("consumer: the database is nil"))
+	case d == "":
+		var err error
+		if d, err = dialect.Detect(db); err != nil {
+			faults = append(faults, fmt.Errorf("consumer: %w", err))
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	cfg.setDefaults()
+	return &Consumer{db: db, broker: broker, cfg: cfg, dialect: d}, nil
+}
+
+// Table registers a table that follows the events of an entity. A table follows
+// one entity only. It must be called before Run; ErrRunning otherwise. All
+// faults are reported at once; what only the database knows is checked by
+// [Consumer.Check].
+//
+// Within a batch, tables are written in the order of their registration and
+// rows are deleted in the opposite order. So register a table before those whose
+// foreign keys refer to it.
+func (c *Consumer) Table(cqrsID string, t Table) error {
+	t.setDefaults()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running {
+		return fmt.Errorf("consumer: Table %q: %w", cqrsID, ErrRunning)
+	}
+	faults := []error{t.validate(cqrsID)}
+	for _, e := range c.entities {
+		if e.id == cqrsID {
+			faults = append(faults, fmt.Errorf("consumer: Table %q: the CQRS ID is registered already", cqrsID))
+		}
+		if e.table.Name == t.Name {
+			faults = append(faults, fmt.Errorf("consumer: Table %q: table %s follows %q already", cqrsID, t.Name, e.id))
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return err
+	}
+	c.entities = append(c.entities, &entity{id: cqrsID, table: t})
+	return nil
+}
+
+// Stats returns the counters of this consumer since it was made. It never blocks
+// for long and may be called at any time.
+func (c *Consumer) Stats() Stats { return c.stats.snapshot() }

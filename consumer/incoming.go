@@ -1,0 +1,133 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/event"
+)
+
+// incoming is one message, decoded, for a replica of ours.
+type incoming struct {
+	msg *message.Message
+	ev  event.Event
+	to  *replica
+	change
+	// key is the canonical key, the same for all messages of a row as far as Go
+	// can tell.
+	key string
+	// values are the raw members by slot; of a DELETE only the key's.
+	values [][]byte
+	// absent lists the columns without a member, two bytes a column: "" is none.
+	absent string
+}
+
+// Reasons for dead letters beside those of [event.DecodeError]. They are part of
+// the wire (header lockstep-reason).
+const (
+	reasonUnknown = "unknown" // no such CQRS ID here
+	reasonExpired = "expired"
+	reasonRetries = "retries" // failed more often than allowed
+)
+
+// rejection says that a message is to become a dead letter without being tried.
+type rejection struct {
+	reason string
+	err    error
+}
+
+func (e *rejection) Error() string { return e.err.Error() }
+func (e *rejection) Unwrap() error { return e.err }
+
+// read decodes a message for one of the replicas. Its errors are a *rejection,
+// or a *DataError of a message that may be right another time, in which case the
+// incoming message is returned, too.
+func read(replicas map[string]*replica, msg *message.Message, now time.Time) (*incoming, error) {
+	ev, err := event.Decode(msg.Payload)
+	if err != nil {
+		reason := "malformed"
+		if decode := (*event.DecodeError)(nil); errors.As(err, &decode) {
+			reason = decode.Reason
+		}
+		return nil, &rejection{reason, err}
+	}
+	to, ok := replicas[ev.CQRSID]
+	if !ok {
+		return nil, &rejection{reasonUnknown, fmt.Errorf("consumer: no replica of %.60q here", ev.CQRSID)}
+	}
+	in := &incoming{msg: msg, ev: ev, to: to}
+	if !ev.Expires.IsZero() && !ev.Expires.After(now) {
+		return in, &rejection{reasonExpired, fmt.Errorf("consumer: %s expired at %s", in, event.FormatExpires(ev.Expires))}
+	}
+	in.signal = ev.Signal
+	in.restarts = msg.Metadata.Get(event.HeaderEventID) == ""
+	in.force = msg.Metadata.Get(event.HeaderForce) == "1"
+	return in, in.readData()
+}
+
+// readData takes the row out of the event's data. Its errors are *DataError.
+func (in *incoming) readData() error {
+	if len(in.ev.Data) == 0 || in.ev.Data[0] != '{' {
+		return in.fault(nil, in.ev.Data, errors.New("instance_data is not an object"))
+	}
+	in.values = make([][]byte, in.to.slots())
+	in.to.values(in.ev.Data, in.values)
+	if in.signal == event.Delete {
+		in.values[slotKey] = in.to.deletedKey(in.ev.Data)
+	}
+	version, err := event.ParseVersion(in.values[slotRevision], in.values[slotUpdated])
+	if err != nil {
+		return in.fault(nil, nil, err)
+	}
+	in.Revision = version.Revision
+	in.Updated = version.Updated.UTC().Truncate(time.Microsecond) // what the databases keep
+	if event.IsNull(in.values[slotKey]) {
+		return in.fault(nil, nil, fmt.Errorf("the key (field %q) is missing", in.to.wire[slotKey]))
+	}
+	in.key = canonicalKey(&in.to.Key, in.values[slotKey])
+	if in.signal == event.Delete {
+		return nil
+	}
+	return in.readColumns()
+}
+
+// readColumns checks what can be known to fail before the database is asked.
+func (in *incoming) readColumns() error {
+	var absent []byte
+	for i := range in.to.Columns {
+		column, value := &in.to.Columns[i], in.values[slotColumn+i]
+		switch {
+		case value == nil && column.NotNull:
+			return in.fault(nil, nil, fmt.Errorf("field %q is missing, and column %s may not be null", in.to.wire[slotColumn+i], column.Name))
+		case value == nil:
+			absent = append(absent, byte(i), byte(i>>8))
+		case column.NotNull && event.IsNull(value):
+			return in.fault(column, value, errors.New("the column may not be null"))
+		}
+	}
+	in.absent = string(absent)
+	return nil
+}
+
+// covers reports whether in sets every column that other sets.
+func (in *incoming) covers(other *incoming) bool { return in.absent == "" || in.absent == other.absent }
+
+// writes reports whether the column with index i has a member.
+func (in *incoming) writes(i int) bool { return in.values[slotColumn+i] != nil }
+
+// String names the entity and its key, for logs and errors.
+func (in *incoming) String() string {
+	return shorten(in.ev.CQRSID, maxShown) + "/" + in.shownKey()
+}
+
+// shownKey is the key's text, shortened; the envelope's where the data has none.
+func (in *incoming) shownKey() string {
+	key := in.key
+	if key == "" {
+		key, _ = event.Text(in.ev.Key)
+	}
+	return shorten(key, maxShown)
+}

@@ -1,0 +1,106 @@
+package consumer
+
+import (
+	"sync"
+	"time"
+)
+
+// Stats are counters since the consumer was made. A message that is delivered
+// twice counts twice.
+type Stats struct {
+	// Received counts all messages taken from the broker.
+	Received int64
+	// Applied counts messages that changed a row or a tombstone.
+	Applied int64
+	// Duplicate counts messages of the revision stored already, Stale those of an
+	// older one. Neither changed anything.
+	Duplicate, Stale int64
+	// Superseded counts messages that a newer one of the same batch made needless.
+	Superseded int64
+	// Gaps counts how often revisions were missing below an applied SAVE: events
+	// that were lost or filtered out, or that will arrive late and be stale.
+	Gaps int64
+	// Downgraded counts SYNCs that lowered a row's revision.
+	Downgraded int64
+	// Retried counts copies put back for another attempt, Dead those that went to
+	// the dead-letter queue.
+	Retried, Dead int64
+	// Quirks counts messages with an oddity that was overlooked, such as an
+	// unreadable expires or a bare NaN.
+	Quirks int64
+	// Batches counts committed transactions, Isolated those that had to be taken
+	// apart because a message did not fit.
+	Batches, Isolated int64
+	// Pauses counts outages of the database and of the broker.
+	Pauses int64
+	// Lag is the time from the change in the master to the commit here, of the
+	// last message of the last batch. It is no better than the two clocks.
+	Lag time.Duration
+}
+
+// tally is what one transaction adds to the counters.
+type tally struct {
+	applied, duplicate, stale, superseded, gaps, downgraded int
+}
+
+func (t *tally) add(o tally) {
+	t.applied += o.applied
+	t.duplicate += o.duplicate
+	t.stale += o.stale
+	t.superseded += o.superseded
+	t.gaps += o.gaps
+	t.downgraded += o.downgraded
+}
+
+// count adds one message's verdict.
+func (t *tally) count(v verdict) {
+	switch v.outcome {
+	case applied:
+		t.applied++
+	case duplicate:
+		t.duplicate++
+	case stale:
+		t.stale++
+	}
+	if v.gap {
+		t.gaps++
+	}
+	if v.downgrade {
+		t.downgraded++
+	}
+}
+
+// counters are Stats that several goroutines add to.
+type counters struct {
+	mu sync.Mutex
+	s  Stats
+}
+
+func (c *counters) snapshot() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.s
+}
+
+func (c *counters) add(change func(s *Stats)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.s)
+}
+
+// committed counts a transaction; at is the time of its commit.
+func (c *counters) committed(t tally, last *incoming, isolated bool, at time.Time) {
+	c.add(func(s *Stats) {
+		s.Applied += int64(t.applied)
+		s.Duplicate += int64(t.duplicate)
+		s.Stale += int64(t.stale)
+		s.Superseded += int64(t.superseded)
+		s.Gaps += int64(t.gaps)
+		s.Downgraded += int64(t.downgraded)
+		s.Batches++
+		if isolated {
+			s.Isolated++
+		}
+		s.Lag = at.Sub(last.Updated)
+	})
+}

@@ -1,0 +1,248 @@
+package dialect
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// replicaLockClass is the first half of the advisory locks of replica tables,
+// so that they do not meet other programs' locks. The second half is the table.
+const replicaLockClass = 0x6c6b7374
+
+// postgresSettings hold for the transaction only. Times without an offset are
+// UTC on the wire. A cached plan made for an almost empty table would scan it
+// whole while it fills, so the plan is to use the key's index from the start;
+// disabled nodes look expensive enough to be compiled, which never pays here.
+const postgresSettings = `SELECT set_config('TimeZone', 'UTC', true), set_config('jit', 'off', true), ` +
+	`set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+
+// ReplicaBegin returns the first statement of a transaction that writes to
+// replica tables on PostgreSQL: settings and one advisory lock a table, which
+// must be given in one order everywhere. Writers of rows share a table's lock;
+// a DELETE holds it alone, so that no SAVE that started before it slips past a
+// tombstone it cannot see. It is a statement of its own because only the next
+// one sees what others committed while this one waited.
+func ReplicaBegin(tables []string, exclusive func(table string) bool) string {
+	var b strings.Builder
+	b.WriteString(postgresSettings)
+	for _, t := range tables {
+		lock := "pg_advisory_xact_lock_shared"
+		if exclusive(t) {
+			lock = "pg_advisory_xact_lock"
+		}
+		fmt.Fprintf(&b, ", %s(%d, hashtext(%s))", lock, replicaLockClass, Postgres.QuoteText(t))
+	}
+	return b.String()
+}
+
+// Statements of the one-by-one search for messages that do not fit. Deferred
+// constraints have to speak up at once there.
+const (
+	ReplicaImmediate = `SET CONSTRAINTS ALL IMMEDIATE`
+	SavepointSet     = `SAVEPOINT lockstep`
+	SavepointKeep    = `RELEASE SAVEPOINT lockstep`
+	SavepointUndo    = `ROLLBACK TO SAVEPOINT lockstep; RELEASE SAVEPOINT lockstep`
+)
+
+// Members of the objects in the JSON array that the replica statements take,
+// one object a key. A column's value is under MemberColumn followed by its index.
+const (
+	MemberKey      = "k"
+	MemberRevision = "r"
+	MemberUpdated  = "u"
+	MemberColumn   = "c"
+	// MemberBase is the lowest stored revision that leaves no gap below this
+	// object's. Present when a stored row is expected to be just below.
+	MemberBase = "b"
+	// MemberPass is a revision that replaces a tombstone of a lower one; absent,
+	// it is the object's own.
+	MemberPass = "p"
+	// MemberFirst is the time of a first revision from a master that starts
+	// again at 0 under a used key; it replaces an earlier tombstone.
+	MemberFirst = "f"
+)
+
+// postgresReplicaSave applies SAVEs.
+//
+//   - m: the objects, in key order, so that two consumers lock rows in one order.
+//   - next: rows that hold the revision just below. Nearly all of them; nothing
+//     else needs to be known about these.
+//   - rest: all others, with the revision held, or whether they may replace a
+//     tombstone (null: there is none; a row counts more than a tombstone).
+//   - put: the guard stands twice, in rest for the rows seen and behind ON
+//     CONFLICT for those that others wrote meanwhile.
+//
+// The result is about rest only, for the counters.
+const postgresReplicaSave = `
+WITH m AS MATERIALIZED (
+    SELECT {values}, b, p, r, u, f, n
+    FROM ROWS FROM (json_to_recordset($1) AS ({members}, b bigint, p bigint, r bigint, u timestamptz, f timestamptz))
+         WITH ORDINALITY AS m ({names}, b, p, r, u, f, n)
+), next AS (
+    UPDATE {table} t
+    SET {set_m}cqrs_revision = m.r, cqrs_updated = m.u
+    FROM m
+    WHERE m.b IS NOT NULL AND t.{key} = m.k AND t.cqrs_revision >= m.b AND t.cqrs_revision < m.r
+    RETURNING m.n
+), {rest}
+SELECT n, held, revives FROM rest WHERE held IS NOT NULL OR NOT revives`
+
+// postgresReplicaSync applies SYNCs, which may meet any stored revision.
+const postgresReplicaSync = `
+WITH m AS MATERIALIZED (
+    SELECT {values}, b, p, r, u, f, n
+    FROM ROWS FROM (json_to_recordset($1) AS ({members}, b bigint, p bigint, r bigint, u timestamptz, f timestamptz))
+         WITH ORDINALITY AS m ({names}, b, p, r, u, f, n)
+), {rest}
+SELECT n, held, revives FROM rest WHERE held IS NOT NULL OR NOT revives`
+
+const postgresReplicaRest = `rest AS MATERIALIZED (
+    SELECT h.*, CASE WHEN h.held IS NULL THEN (
+        SELECT greatest(h.r, h.p) > d.revision OR coalesce(h.f > d.updated, false)
+        FROM {tombstones} d
+        WHERE d.replica = {replica} AND d.key = {h_text}) END AS revives
+    FROM (
+        SELECT m.*, (SELECT t.cqrs_revision FROM {table} t WHERE t.{key} = m.k) AS held
+        FROM m{without_next}
+        OFFSET 0
+    ) h
+), put AS (
+    INSERT INTO {table} AS t ({key}, {columns}cqrs_revision, cqrs_updated)
+    SELECT k, {select}r, u
+    FROM rest
+    WHERE {seen} AND revives IS NOT FALSE
+    ORDER BY n
+    ON CONFLICT ({key}) DO UPDATE
+    SET {set_excluded}cqrs_revision = EXCLUDED.cqrs_revision, cqrs_updated = EXCLUDED.cqrs_updated
+    WHERE {meanwhile}
+), revived AS (
+    DELETE FROM {tombstones} d
+    WHERE d.replica = {replica} AND d.key = ANY (ARRAY(SELECT {rest_text} FROM rest WHERE revives))
+)`
+
+// postgresReplicaDelete applies DELETEs. It runs under the table's lock, so what
+// m sees is what there is. A tombstone keeps the larger revision and the larger
+// time of all it has met, the deleted row's too: whatever is older than any of
+// them stays away. The result is what was stored before: 0 nothing, 1 a row,
+// 2 a tombstone.
+const postgresReplicaDelete = `
+WITH m AS MATERIALIZED (
+    SELECT m.*, {m_text} AS key,
+           CASE WHEN t.found THEN 1 WHEN d.found THEN 2 ELSE 0 END AS stored,
+           CASE WHEN t.found THEN t.cqrs_revision ELSE d.revision END AS held,
+           CASE WHEN t.found THEN t.cqrs_updated ELSE d.updated END AS held_updated
+    FROM (
+        SELECT {value} AS k, r, u, n
+        FROM ROWS FROM (json_to_recordset($1) AS (k {member}, r bigint, u timestamptz))
+             WITH ORDINALITY AS m (k, r, u, n)
+    ) m
+    LEFT JOIN LATERAL (SELECT true AS found, t.cqrs_revision, t.cqrs_updated FROM {table} t WHERE t.{key} = m.k LIMIT 1) t ON true
+    LEFT JOIN LATERAL (SELECT true AS found, d.revision, d.updated FROM {tombstones} d
+                       WHERE d.replica = {replica} AND d.key = {m_text} LIMIT 1) d ON true
+), hit AS MATERIALIZED (
+    SELECT * FROM m WHERE stored <> 1 OR r > held OR u > held_updated
+), gone AS (
+    DELETE FROM {table} t WHERE t.{key} = ANY (ARRAY(SELECT k FROM hit WHERE stored = 1))
+), dead AS (
+    INSERT INTO {tombstones} AS d (replica, key, revision, updated)
+    SELECT {replica}, key, greatest(r, held), greatest(u, held_updated)
+    FROM hit
+    ORDER BY n
+    ON CONFLICT (replica, key) DO UPDATE
+    SET revision = greatest(d.revision, EXCLUDED.revision), updated = greatest(d.updated, EXCLUDED.updated),
+        deleted_at = clock_timestamp()
+    WHERE EXCLUDED.revision > d.revision OR EXCLUDED.updated > d.updated
+)
+SELECT n, stored, held, held_updated FROM m`
+
+// replicaSeen and replicaMeanwhile spell a guard against rest.held and against the row that
+// ON CONFLICT found.
+var (
+	replicaSeen      = [...]string{Newer: "(held IS NULL OR held < r)", NotOlder: "(held IS NULL OR held <= r)", Always: "true"}
+	replicaMeanwhile = [...]string{Newer: "t.cqrs_revision < EXCLUDED.cqrs_revision", NotOlder: "t.cqrs_revision <= EXCLUDED.cqrs_revision", Always: "true"}
+)
+
+// PostgresSave returns the statement that writes rows behind a guard. Its one
+// parameter is a JSON array of objects with the Member names, no key twice, in
+// key order. Each result row is about an object that did not simply replace the
+// revision just below or make a new row: its place from 1, the revision its row
+// held (null: there was none) and whether it may replace its tombstone (null:
+// there was none).
+func (r *Replica) PostgresSave(guard Guard, where Where) string {
+	const n = Postgres
+	text := postgresReplicaSync
+	next := ""
+	if guard == Newer {
+		text, next = postgresReplicaSave, " WHERE m.n NOT IN (SELECT n FROM next)"
+	}
+	var members, names, values strings.Builder
+	member, value := postgresMember(r.Key, MemberKey)
+	fmt.Fprintf(&members, "%s %s", MemberKey, member)
+	fmt.Fprintf(&names, "%s", MemberKey)
+	fmt.Fprintf(&values, "%s AS %s", value, MemberKey)
+	for i, c := range r.Columns {
+		if !where(i) {
+			continue
+		}
+		name := MemberColumn + strconv.Itoa(i)
+		member, value := postgresMember(c, name)
+		fmt.Fprintf(&members, ", %s %s", name, member)
+		fmt.Fprintf(&names, ", %s", name)
+		fmt.Fprintf(&values, ", %s AS %s", value, name)
+	}
+	replacements := append(r.postgresNames(),
+		"{members}", members.String(), "{names}", names.String(), "{values}", values.String(),
+		"{columns}", r.each(n, where, "%[2]s, "), "{select}", r.each(n, where, "c%[1]d, "),
+		"{set_m}", r.each(n, where, "%[2]s = m.c%[1]d, "), "{set_excluded}", r.each(n, where, "%[2]s = EXCLUDED.%[2]s, "),
+		"{seen}", replicaSeen[guard], "{meanwhile}", replicaMeanwhile[guard], "{without_next}", next)
+	text = strings.Replace(text, "{rest}", postgresReplicaRest, 1)
+	return strings.NewReplacer(replacements...).Replace(text)
+}
+
+// PostgresDelete returns the statement that deletes rows and leaves tombstones.
+// Its one parameter is a JSON array of objects with a key, a revision and a time
+// each, no key twice, in key order. Each result row tells an object's place from
+// 1 and what was stored before: 0 nothing, 1 a row, 2 a tombstone, with its
+// revision and time.
+func (r *Replica) PostgresDelete() string {
+	member, value := postgresMember(r.Key, MemberKey)
+	replacements := append(r.postgresNames(), "{member}", member, "{value}", value)
+	return strings.NewReplacer(replacements...).Replace(postgresReplicaDelete)
+}
+
+// PostgresTry returns a statement that only converts one value, given as a JSON
+// array of one object with the member MemberColumn, to the column's type. It
+// finds the column that made a larger statement fail.
+func PostgresTry(c Column) string {
+	member, value := postgresMember(c, MemberColumn)
+	return fmt.Sprintf(`SELECT %s IS NULL FROM json_to_recordset($1) AS m (%s %s)`, value, MemberColumn, member)
+}
+
+func (r *Replica) postgresNames() []string {
+	return []string{
+		"{table}", Postgres.Quote(r.Table), "{replica}", Postgres.QuoteText(r.Table), "{tombstones}", TombstoneTable,
+		"{key}", Postgres.QuoteColumn(r.Key.Name),
+		"{h_text}", keyText(r.Key, "h.k"), "{m_text}", keyText(r.Key, "m.k"), "{rest_text}", keyText(r.Key, "k"),
+	}
+}
+
+// postgresMember returns the type in which json_to_recordset is to read a
+// member and the expression for the column's value. Binary travels as base64.
+func postgresMember(c Column, name string) (member, value string) {
+	if c.Base == "bytea" {
+		return "text", "decode(" + name + ", 'base64')"
+	}
+	return c.Type, name
+}
+
+// keyText spells a key as a tombstone's key: one text for equal keys.
+func keyText(key Column, expression string) string {
+	switch key.Base {
+	case "text":
+		return expression
+	case "numeric": // 1.0 and 1.00 are one key
+		return "trim_scale(" + expression + ")::text"
+	}
+	return expression + "::text"
+}

@@ -1,0 +1,53 @@
+// Command replica is a service that keeps a copy of the accounts under other
+// column names.
+package main
+
+import (
+	"context"
+	"database/sql"
+	"log"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	_ "github.com/lib/pq"
+
+	"github.com/lockstep-go/lockstep/broker/rabbitmq"
+	"github.com/lockstep-go/lockstep/consumer"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Getenv("REPLICA_URL"), os.Getenv("BROKER_URL")); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(ctx context.Context, databaseURL, brokerURL string) error {
+	db, err := sql.Open("postgres", databaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+
+	// tour: apply
+	broker, err := rabbitmq.Open(ctx, brokerURL, rabbitmq.Config{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = broker.Close() }()
+	c, err := consumer.New(db, broker, consumer.Config{Queue: "billing", Logger: slog.Default()})
+	if err != nil {
+		return err
+	}
+	err = c.Table("account", consumer.Table{
+		Name:    "account_ref",
+		Columns: map[string]string{"id": "id", "name": "title"}, // wire field: column; the rest is ignored
+	})
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx) // until ctx ends; then finishes what it has in hand
+	// end
+}

@@ -24,7 +24,8 @@ import (
 type Broker interface {
 	// Publish sends the messages to one topic and returns when the broker has
 	// confirmed all of them; otherwise it returns the errors of those it has
-	// not, joined.
+	// not, joined. A message on a broadcast topic that no queue is bound to is
+	// let go; on a direct topic (see event.IsDirect) that is an error.
 	Publish(topic string, msgs ...*message.Message) error
 
 	// PublishAsync hands the messages over in their order, each with the topic
@@ -52,6 +53,10 @@ type Broker interface {
 	// only ever added. It may be repeated and is, by itself, on every new
 	// connection.
 	Bind(ctx context.Context, queue string, topics ...string) error
+
+	// DeleteQueue deletes a queue with its bindings and what is in it. One that
+	// does not exist is no error.
+	DeleteQueue(ctx context.Context, queue string) error
 
 	// Subscribe hands on the messages of the queue, whose name Watermill calls
 	// the topic. A queue that was not bound before is declared and bound to the

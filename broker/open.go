@@ -23,6 +23,8 @@ type Options struct {
 }
 
 // Forms are the URLs that Open knows, one a line, for messages and help texts.
+//
+//nolint:gosec // the password is an example's
 const Forms = `amqp://user:password@host:5672/vhost, amqps://… (RabbitMQ)
 nats://user:password@host:4222, tls://… (NATS JetStream; several, separated by commas)
 jetstream+embedded:///folder (NATS JetStream inside this process)

@@ -63,5 +63,13 @@ func ValidateName(what, name string) error {
 	return nil
 }
 
-// ErrUnknownSignal reports a signal_type other than SAVE, DELETE and SYNC.
-var ErrUnknownSignal = errors.New("event: unknown signal")
+// Unwanted reports whether err says that no queue is bound to a broadcast topic.
+// A publisher may take that for success, for an entity need not have a replica;
+// a message to a single queue has to reach it.
+func Unwanted(topic string, err error) bool {
+	var unroutable interface {
+		error
+		Unroutable() bool
+	}
+	return !IsDirect(topic) && errors.As(err, &unroutable) && unroutable.Unroutable()
+}

@@ -16,8 +16,8 @@ package brokertest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -33,6 +33,7 @@ type Adapter interface {
 	PublishAsync(ctx context.Context, topics []string, msgs []*message.Message) (wait func(ctx context.Context) []error)
 	PublishAfter(ctx context.Context, delay time.Duration, topic string, msg *message.Message) error
 	Bind(ctx context.Context, queue string, topics ...string) error
+	DeleteQueue(ctx context.Context, queue string) error
 	Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error)
 	SubscribeInitialize(topic string) error
 	Close() error
@@ -65,6 +66,7 @@ func Run(t *testing.T, open func(t *testing.T) Adapter) {
 		{"Expiry", testExpiry},
 		{"MalformedIsPermanent", testMalformed},
 		{"Unroutable", testUnroutable},
+		{"DeleteQueue", testDeleteQueue},
 		{"PublishAfter", testPublishAfter},
 		{"PublishAfterKeepsMessage", testPublishAfterRoundTrip},
 		{"NackRequeues", testNack},
@@ -192,11 +194,11 @@ func newMessage(body string) *message.Message {
 	return message.NewMessage(watermill.NewUUID(), []byte(body))
 }
 
-// numbered returns messages with the bodies prefix0, prefix1, … and the bodies.
-func numbered(prefix string, n int) ([]*message.Message, []string) {
+// numbered returns messages with the bodies 0, 1, … and the bodies.
+func numbered(n int) ([]*message.Message, []string) {
 	msgs, bodies := make([]*message.Message, n), make([]string, n)
 	for i := range msgs {
-		bodies[i] = fmt.Sprintf("%s%d", prefix, i)
+		bodies[i] = strconv.Itoa(i)
 		msgs[i] = newMessage(bodies[i])
 	}
 	return msgs, bodies

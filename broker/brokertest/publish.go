@@ -19,7 +19,7 @@ func testOrder(t *testing.T, f *fixture) {
 	queue, account, author := f.name("billing"), f.name("account"), f.name("author")
 	cycle := []string{account, event.DirectTopic(queue, account), author}
 	f.bind(queue, cycle...)
-	msgs, want := numbered("", calls*size)
+	msgs, want := numbered(calls * size)
 	topics := make([]string, len(msgs))
 	for i := range topics {
 		topics[i] = cycle[i%len(cycle)]
@@ -42,7 +42,7 @@ func testFanOut(t *testing.T, f *fixture) {
 	one, two, topic := f.name("one"), f.name("two"), f.name("account")
 	f.bind(one, topic)
 	f.bind(two, topic)
-	msgs, want := numbered("", 10)
+	msgs, want := numbered(10)
 	f.publish(topic, msgs...)
 	for _, queue := range []string{one, two} {
 		messages := f.subscribe(t.Context(), queue)
@@ -200,7 +200,7 @@ func testExpiry(t *testing.T, f *fixture) {
 func testMalformed(t *testing.T, f *fixture) {
 	queue := f.name("billing")
 	f.bind(queue, queue)
-	msgs, _ := numbered("", 4)
+	msgs, _ := numbered(4)
 	msgs[1].Metadata.Set(event.MetadataTTL, "soon")
 	msgs[2].Metadata.Set(event.MetadataTTL, "-1")
 	errs := f.PublishAsync(t.Context(), []string{queue, queue, queue, queue}, msgs)(t.Context())
@@ -213,13 +213,30 @@ func testMalformed(t *testing.T, f *fixture) {
 func testUnroutable(t *testing.T, f *fixture) {
 	queue, bound, unbound := f.name("billing"), f.name("account"), f.name("author")
 	f.bind(queue, bound)
-	msgs, _ := numbered("", 3)
+	msgs, _ := numbered(3)
 	errs := f.PublishAsync(t.Context(), []string{bound, unbound, bound}, msgs)(t.Context())
 	f.equal("outcomes", []string{"confirmed", "unroutable", "confirmed"}, classes(errs, 3))
-	f.equal("Publish", "unroutable", class(f.Publish(unbound, newMessage("x"))))
+	f.equal("Publish", "confirmed", class(f.Publish(unbound, newMessage("x"))))
+	direct := event.DirectTopic(unbound, "account")
+	f.equal("Publish to a single queue", "unroutable", class(f.Publish(direct, newMessage("x"))))
 	f.bind(queue, unbound)
 	f.equal("Publish after Bind", "confirmed", class(f.Publish(unbound, newMessage("3"))))
 	f.equal("bodies", []string{"0", "2", "3"}, f.take(f.subscribe(t.Context(), queue), 3))
+}
+
+// testDeleteQueue: the queue goes with what is in it; the topic has no queue then.
+func testDeleteQueue(t *testing.T, f *fixture) {
+	queue, topic := f.name("billing"), f.name("account")
+	f.bind(queue, topic)
+	f.publish(topic, newMessage("gone"))
+	for range 2 { // the second time there is nothing to delete
+		if err := f.DeleteQueue(t.Context(), queue); err != nil {
+			t.Fatalf("DeleteQueue: %v", err)
+		}
+	}
+	f.bind(queue, topic)
+	f.publish(topic, newMessage("new"))
+	f.equal("bodies", []string{"new"}, f.take(f.subscribe(t.Context(), queue), 1))
 }
 
 // testPublishAfter: delayed messages come when their time has come, in the

@@ -45,7 +45,7 @@ func testPrefetch(t *testing.T, f *fixture) {
 	const extra = 10
 	queue := f.name("billing")
 	f.bind(queue, queue)
-	msgs, want := numbered("", Prefetch+extra)
+	msgs, want := numbered(Prefetch + extra)
 	f.publish(queue, msgs...)
 	messages := f.subscribe(t.Context(), queue)
 	held := make([]*message.Message, Prefetch)
@@ -70,7 +70,7 @@ func testShare(t *testing.T, f *fixture) {
 	queue := f.name("billing")
 	f.bind(queue, queue)
 	one, two := f.subscribe(t.Context(), queue), f.subscribe(t.Context(), queue)
-	msgs, want := numbered("", n)
+	msgs, want := numbered(n)
 	f.publish(queue, msgs...)
 	var have []string
 	for range n {
@@ -97,7 +97,7 @@ func testContext(t *testing.T, f *fixture) {
 	const n = 50
 	queue := f.name("billing")
 	f.bind(queue, queue)
-	msgs, want := numbered("", n)
+	msgs, want := numbered(n)
 	f.publish(queue, msgs...)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -152,7 +152,7 @@ func testLateAck(t *testing.T, f *fixture) {
 func testClose(t *testing.T, f *fixture) {
 	queue, idle := f.name("billing"), f.name("idle")
 	f.bind(queue, queue)
-	msgs, _ := numbered("", 20)
+	msgs, _ := numbered(20)
 	f.publish(queue, msgs...)
 	messages, none := f.subscribe(t.Context(), queue), f.subscribe(t.Context(), idle)
 	held := f.next(messages)
@@ -178,7 +178,7 @@ func testAfterClose(t *testing.T, f *fixture) {
 	}
 	f.equal("Publish", "outage", class(f.Publish(queue, newMessage("x"))))
 	f.equal("PublishAfter", "outage", class(f.PublishAfter(t.Context(), time.Second, queue, newMessage("x"))))
-	msgs, _ := numbered("", 2)
+	msgs, _ := numbered(2)
 	errs := f.PublishAsync(t.Context(), []string{queue, queue}, msgs)(t.Context())
 	f.equal("PublishAsync", []string{"outage", "outage"}, classes(errs, 2))
 	f.equal("Bind", "outage", class(f.Bind(t.Context(), queue, queue)))

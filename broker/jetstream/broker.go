@@ -85,7 +85,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	b.install(s)
-	running, cancel := context.WithCancel(context.Background())
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b.cancel = cancel
 	b.keeping.Go(func() { b.keepConnected(running, s) })
 	return b, nil
@@ -168,7 +168,7 @@ func (b *Broker) reconnect(ctx context.Context, old *session) *session {
 		b.lastErr = err
 		b.mu.Unlock()
 		b.log.Warn("jetstream: connect", "err", err, "pause", pause)
-		if !sleep(ctx, pause/2+rand.N(pause/2)) {
+		if !sleep(ctx, pause/2+rand.N(pause/2)) { //nolint:gosec // spreads load, hides nothing
 			return nil
 		}
 	}

@@ -137,7 +137,7 @@ func decode(m *nats.Msg) *message.Message {
 			uuid, err := url.QueryUnescape(values[0])
 			msg.UUID, known = uuid, err == nil
 		case key == headerEscaped:
-			escaped, _ := url.ParseQuery(values[0]) //nolint:errcheck // what it could read is all there is
+			escaped, _ := url.ParseQuery(values[0]) // what it could read is all there is
 			for k := range escaped {
 				msg.Metadata[k] = escaped.Get(k)
 			}

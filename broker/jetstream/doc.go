@@ -30,7 +30,7 @@
 // message survives the death of the process (kill -9). It calls fsync once a
 // second, so a power cut or a crash of the operating system may cost the last
 // second; ?sync=always in the URL calls it before each confirmation instead,
-// which is slower by orders of magnitude, and ?sync=10s sets the interval.
+// which is as slow as the disk, and ?sync=10s sets the interval.
 // A remote server follows its own configuration (sync_interval).
 //
 // Messages reach the stream in the order of the PublishAsync calls and, within

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -122,7 +123,7 @@ func TestKill(t *testing.T) {
 // returns the bodies that it said were confirmed.
 func runAndKill(t *testing.T, dir string) []string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKill$") //nolint:gosec // this very test
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKill$")
 	cmd.Env = append(os.Environ(), killEnv+"="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -206,7 +207,7 @@ func TestUnfitStream(t *testing.T) {
 	if err != nil {
 		t.Fatalf("jetstream: %v", err)
 	}
-	_, err = js.CreateStream(t.Context(), natsjs.StreamConfig{Name: "cqrs", Subjects: []string{"cqrs.*"}, MaxAge: time.Hour})
+	_, err = js.CreateStream(t.Context(), natsjs.StreamConfig{Name: "cqrs", Subjects: []string{"cqrs.*"}, MaxAge: time.Hour, PersistMode: natsjs.AsyncPersistMode})
 	if err != nil {
 		t.Fatalf("stream: %v", err)
 	}
@@ -214,7 +215,7 @@ func TestUnfitStream(t *testing.T) {
 	if err == nil {
 		t.Fatal("Open: no error")
 	}
-	for _, want := range []string{`"cqrs.>"`, `"cqrs-delay.>"`, "retention", "max_age", "allow_msg_ttl", "2.12"} {
+	for _, want := range []string{`"cqrs.>"`, `"cqrs-delay.>"`, "retention", "max_age", "persist_mode", "allow_msg_ttl", "2.12"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not speak of %s: %v", want, err)
 		}
@@ -246,11 +247,9 @@ func TestForeignMessages(t *testing.T) {
 	first := []*message.Message{next(t, msgs, time.Minute), next(t, msgs, time.Minute)}
 	for _, msg := range first {
 		msg.Nack()
-	}
-	for _, want := range first {
-		have := next(t, msgs, time.Minute)
-		have.Ack()
-		same(t, "UUID", want.UUID, have.UUID)
+		again := next(t, msgs, time.Minute)
+		again.Ack()
+		same(t, "UUID", msg.UUID, again.UUID)
 	}
 	same(t, "UUIDs", []string{"cqrs-1", "its id"}, []string{first[0].UUID, first[1].UUID})
 	same(t, "metadata", message.Metadata{"key": "value"}, first[1].Metadata)
@@ -267,6 +266,40 @@ func TestConfigRejects(t *testing.T) {
 	for _, field := range []string{"Stream", "Replicas", "Prefetch", "Window", "ConfirmTimeout", "AckWait"} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("the error does not name %s: %v", field, err)
+		}
+	}
+}
+
+// TestCloseLeavesNothing: no goroutine of ours or of the server outlives Close.
+func TestCloseLeavesNothing(t *testing.T) { //nolint:paralleltest // counts goroutines
+	use := func() {
+		b := openDir(t, t.TempDir(), jetstream.Config{})
+		mustBind(t, b, "q", "account")
+		mustPublish(t, b, "account", bodies(0, 10)...)
+		ctx, cancel := context.WithCancel(t.Context())
+		msgs, err := b.Subscribe(ctx, "q")
+		if err != nil {
+			t.Fatalf("Subscribe: %v", err)
+		}
+		take(t, msgs, 5)
+		next(t, msgs, time.Minute)
+		cancel()
+		next(t, subscribe(t, b, "q"), time.Minute)
+		mustClose(t, b)
+	}
+	use() // what the libraries start once for all
+	before := runtime.NumGoroutine()
+	for range 3 {
+		use()
+	}
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for timeout := time.After(10 * time.Second); runtime.NumGoroutine() > before; {
+		select {
+		case <-ticker.C:
+		case <-timeout:
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
 		}
 	}
 }

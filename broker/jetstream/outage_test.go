@@ -225,7 +225,7 @@ func TestStalledServer(t *testing.T) {
 		t.Helper()
 		start := time.Now()
 		do()
-		if d := time.Since(start); d > timeout+500*time.Millisecond {
+		if d := time.Since(start); d > timeout+2*time.Second {
 			t.Errorf("%s took %v", what, d)
 		}
 	}
@@ -243,7 +243,8 @@ func TestStalledServer(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	inTime("wait with an ended context", func() {
-		errs := b.PublishAsync(t.Context(), []string{"account"}, messages("x"))(canceled)
+		wait := b.PublishAsync(t.Context(), []string{"account"}, messages("x")) //nolint:contextcheck // two contexts are the point
+		errs := wait(canceled)
 		if len(errs) != 1 || !errors.Is(errs[0], context.Canceled) {
 			t.Errorf("have %v, want context.Canceled", errs)
 		}
@@ -277,13 +278,11 @@ func TestHandover(t *testing.T) {
 			t.Fatalf("Subscribe: %v", err)
 		}
 		same(t, "bodies", bodies(round*share, (round+1)*share), take(t, msgs, share))
-		for range share {
-			next(t, msgs, time.Minute)
-		}
-		if round%2 == 0 { // both ways give everything back
-			cancel()
-			for msg := range msgs {
-				msg.Nack()
+		if round%2 == 0 {
+			cancel() // gives back what is not handed on
+		} else {
+			for range share { // Close gives these back, too
+				next(t, msgs, time.Minute)
 			}
 		}
 		if err := b.Close(); err != nil {

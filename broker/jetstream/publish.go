@@ -12,15 +12,19 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/lockstep-go/lockstep/event"
 )
 
 // Publish sends the messages to one topic and returns when all are confirmed,
-// or the errors of those that are not, joined. It blocks for ConfirmTimeout at
+// or the errors of those that are not, joined. A message on a broadcast topic
+// that no queue is bound to is let go, on a direct one (see [event.IsDirect])
+// it is an error. It blocks for ConfirmTimeout at
 // most to get them out and as long again for the confirmations.
 func (b *Broker) Publish(topic string, msgs ...*message.Message) error {
 	ctx := context.Background()
 	errs := b.PublishAsync(ctx, slices.Repeat([]string{topic}, len(msgs)), msgs)(ctx)
-	return errors.Join(errs...)
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return event.Unwanted(topic, err) })...)
 }
 
 // PublishAsync hands the messages to the server in their order, each with the
@@ -235,7 +239,7 @@ func (s *session) send(ctx context.Context, c *call) bool {
 			if it.msg.Subject == "" {
 				continue
 			}
-			it.msg.Reply = string(strconv.AppendUint(reply[:len(s.acks.prefix)], c.first+uint64(i), 36)) //nolint:gosec // i is not negative
+			it.msg.Reply = string(strconv.AppendUint(reply[:len(s.acks.prefix)], c.first+uint64(i), 36))
 			err := s.nc.PublishMsg(&it.msg)
 			if err == nil {
 				continue

@@ -147,7 +147,7 @@ func (sub *subscription) pull(ctx context.Context, s *session) error {
 	if err != nil {
 		return fmt.Errorf("jetstream: queue %q: %w", sub.queue, err)
 	}
-	defer sub.quiesce(s, from)
+	defer sub.quiesce(context.WithoutCancel(ctx), s, from)
 	if err := from.SetPendingLimits(-1, -1); err != nil { // Prefetch is the limit
 		return fmt.Errorf("jetstream: queue %q: %w", sub.queue, err)
 	}
@@ -273,36 +273,65 @@ func (sub *subscription) renew(s *session) {
 }
 
 // quiesce ends the delivery to the inbox without losing what is under way,
-// which would come again only after AckWait: it waits until the server has
-// stopped sending of its own accord, or pauses, before it unsubscribes. If the
-// server does not answer in time, the session is given up.
-func (sub *subscription) quiesce(s *session, from *nats.Subscription) {
-	deadline := time.NewTimer(sub.b.cfg.ConfirmTimeout)
-	defer deadline.Stop()
+// which would come again only after AckWait, or overtake what is given back: it
+// waits until the server has sent what was asked for, or has nothing to send,
+// before it unsubscribes. If the server does not answer in time, the session
+// is given up.
+func (sub *subscription) quiesce(ctx context.Context, s *session, from *nats.Subscription) {
+	ctx, cancel := context.WithTimeout(ctx, sub.b.cfg.ConfirmTimeout)
+	defer cancel()
 	quiet := make(chan struct{})
 	from.SetClosedHandler(func(string) { close(quiet) })
 	var draining sync.WaitGroup
-	draining.Go(func() { sub.drain(s, from) })
+	draining.Go(func() {
+		for before := -1; ; {
+			rest, err := sub.underWay(ctx, s, from)
+			if err != nil || rest == 0 || rest == before {
+				break
+			}
+			before = rest
+		}
+		_ = from.Drain() // fails when the session has ended, and the inbox with it
+	})
 	select {
 	case <-quiet:
 	case <-s.done:
-	case <-deadline.C:
+		cancel()
+	case <-ctx.Done():
 		s.nc.Close()
 	}
 	draining.Wait()
 }
 
-// drain is the work of quiesce. It ends with the session at the latest.
-func (sub *subscription) drain(s *session, from *nats.Subscription) {
-	for before := -1; s.nc.FlushTimeout(sub.b.cfg.ConfirmTimeout) == nil; {
-		pending, _, _ := from.Pending() //nolint:errcheck // an invalid subscription has none
-		requested := sub.outstanding() - pending
-		if requested <= 0 || requested == before {
-			break
+// underWay waits for what the server still sends of what was asked for, and
+// returns the number of messages that it does not seem to have. The same number
+// twice is the truth.
+func (sub *subscription) underWay(ctx context.Context, s *session, from *nats.Subscription) (int, error) {
+	const pause, patience = 2 * time.Millisecond, 250 // pauses without a message
+	for idle, last := 0, -1; ; {
+		if err := s.nc.FlushWithContext(ctx); err != nil {
+			return 0, err
 		}
-		before = requested
+		arriving, _, _ := from.Pending() // an invalid subscription has none
+		rest := sub.outstanding() - arriving
+		if rest <= 0 {
+			return 0, nil
+		}
+		if idle++; rest != last {
+			idle = 0
+		}
+		last = rest
+		info, err := s.consumer(ctx, sub.queue)
+		if err != nil {
+			return 0, err
+		}
+		if !sleep(ctx, pause) {
+			return 0, ctx.Err()
+		}
+		if info.NumPending == 0 || idle == patience {
+			return rest, nil
+		}
 	}
-	_ = from.Drain() // fails when the session has ended, and the inbox with it
 }
 
 func (sub *subscription) outstanding() int {

@@ -106,6 +106,7 @@ func (b *Broker) checkStream(c jetstream.StreamConfig) error {
 	}
 	demand(c.Retention == jetstream.InterestPolicy, "retention is not interest")
 	demand(c.Storage == jetstream.FileStorage, "storage is not file")
+	demand(c.PersistMode == jetstream.DefaultPersistMode, "confirms before it writes (persist_mode)")
 	demand(!c.NoAck, "does not confirm (no_ack)")
 	demand(c.MaxMsgs <= 0 && c.MaxBytes <= 0 && c.MaxAge <= 0 && c.MaxMsgsPerSubject <= 0, "limits discard messages (max_msgs, max_bytes, max_age, max_msgs_per_subject)")
 	demand(c.AllowMsgTTL, "has no expiry per message (allow_msg_ttl)")
@@ -220,7 +221,7 @@ func (b *Broker) lockQueue(ctx context.Context, s *session, queue string) (unloc
 		if !errors.Is(err, jetstream.ErrConsumerExists) {
 			return nil, err
 		}
-		if !sleep(ctx, lockPause/2+rand.N(lockPause)) {
+		if !sleep(ctx, lockPause/2+rand.N(lockPause)) { //nolint:gosec // spreads load, hides nothing
 			return nil, fmt.Errorf("its bindings are being changed by another process: %w", context.Cause(ctx))
 		}
 	}

@@ -17,8 +17,9 @@
 //
 // Delivery is in the order of publishing, requeued messages at their old
 // place. A message that is bound for no queue fails with a [RefusedError] whose
-// Unroutable is true, and so does nothing else; a delayed message that is
-// bound for no queue when its time has come is gone.
+// Unroutable is true, and so does nothing else; Publish lets it go if its topic
+// is a broadcast one. A delayed message that is bound for no queue when its time
+// has come is gone.
 //
 // A Broker is safe for concurrent use.
 package memory
@@ -83,7 +84,8 @@ func Open(_ context.Context, cfg Config) (*Broker, error) {
 // does not block. The errors of refused messages come joined; the others have
 // been published.
 func (b *Broker) Publish(topic string, msgs ...*message.Message) error {
-	return errors.Join(b.publish(slices.Repeat([]string{topic}, len(msgs)), msgs)...)
+	errs := b.publish(slices.Repeat([]string{topic}, len(msgs)), msgs)
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return event.Unwanted(topic, err) })...)
 }
 
 // PublishAsync publishes the messages in their order, each on the topic of the

@@ -128,7 +128,7 @@ func TestRequeuedKeepsItsPlace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := open(t, memory.Config{Prefetch: 1})
-		defer b.Close() //nolint:errcheck // ends the subscription
+		defer b.Close() // ends the subscription
 		if err := b.SubscribeInitialize("q"); err != nil {
 			t.Fatalf("SubscribeInitialize: %v", err)
 		}
@@ -161,7 +161,7 @@ func TestRequeuedKeepsItsPlace(t *testing.T) {
 func TestCopies(t *testing.T) {
 	t.Parallel()
 	b := open(t, memory.Config{})
-	defer b.Close() //nolint:errcheck // ends the subscriptions
+	defer b.Close() // ends the subscriptions
 	for _, queue := range []string{"one", "two"} {
 		if err := b.Bind(t.Context(), queue, "account"); err != nil {
 			t.Fatalf("Bind: %v", err)

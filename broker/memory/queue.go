@@ -55,7 +55,7 @@ func (q *msgQueue) take() *entry {
 
 // SubscribeInitialize makes the queue as [Broker.Subscribe] would.
 func (b *Broker) SubscribeInitialize(topic string) error {
-	_, err := b.ready(topic)
+	_, err := b.ready(context.Background(), topic)
 	return err
 }
 
@@ -71,7 +71,7 @@ func (b *Broker) SubscribeInitialize(topic string) error {
 // were handed on can still be settled for ten seconds after ctx has ended,
 // although their contexts end with ctx; then they are put back.
 func (b *Broker) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
-	q, err := b.ready(topic)
+	q, err := b.ready(ctx, topic)
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +97,8 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 	return sub.out, nil
 }
 
-func (b *Broker) ready(name string) (*msgQueue, error) {
-	if err := b.Bind(context.Background(), name); err != nil {
+func (b *Broker) ready(ctx context.Context, name string) (*msgQueue, error) {
+	if err := b.Bind(ctx, name); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
@@ -108,7 +108,7 @@ func (b *Broker) ready(name string) (*msgQueue, error) {
 	if bound {
 		return q, nil
 	}
-	return q, b.Bind(context.Background(), name, name)
+	return q, b.Bind(ctx, name, name)
 }
 
 // subscription is one Subscribe call.

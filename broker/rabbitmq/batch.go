@@ -52,9 +52,9 @@ func newBatch(exchange string, topics []string, msgs []*message.Message, timeout
 		d.batch, d.index, d.exchange, d.topic = b, i, exchange, topics[i]
 		var err error
 		if d.publishing, err = (Marshaler{}).Marshal(msg); err != nil {
-			d.settle(d.refused(err.Error(), true))
+			d.settle(d.refused(err.Error()))
 		} else if len(d.topic) > maxShort {
-			d.settle(d.refused(fmt.Sprintf("the topic has %d bytes, at most %d are possible", len(d.topic), maxShort), true))
+			d.settle(d.refused(fmt.Sprintf("the topic has %d bytes, at most %d are possible", len(d.topic), maxShort)))
 		}
 	}
 	return b
@@ -80,9 +80,9 @@ func (b *batch) fail(err error) {
 	}
 }
 
-// result waits for the batch. When ctx ends first, what is not settled is given up; after the timeout
-// the broker is, too, by a call of silent.
-func (b *batch) result(ctx context.Context, timeout time.Duration, silent func()) []error {
+// result waits for the batch. What is not settled when ctx ends is given up; so it is after the
+// timeout, with the error that silent returns.
+func (b *batch) result(ctx context.Context, timeout time.Duration, silent func() error) []error {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
@@ -90,8 +90,7 @@ func (b *batch) result(ctx context.Context, timeout time.Duration, silent func()
 	case <-ctx.Done():
 		b.fail(fmt.Errorf("rabbitmq: publish: not confirmed yet: %w", context.Cause(ctx)))
 	case <-timer.C:
-		b.fail(fmt.Errorf("rabbitmq: publish: not confirmed within %v", timeout))
-		silent()
+		b.fail(silent())
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -125,8 +124,9 @@ func (d *delivery) done() bool {
 	return d.settled
 }
 
-func (d *delivery) refused(reason string, permanent bool) *RefusedError {
-	return &RefusedError{Topic: d.topic, UUID: d.publishing.MessageId, Reason: reason, permanent: permanent}
+// refused is the end of a message that will be refused each time.
+func (d *delivery) refused(reason string) *RefusedError {
+	return &RefusedError{Topic: d.topic, UUID: d.publishing.MessageId, Reason: reason, permanent: true}
 }
 
 // tooWide says why the message's headers do not fit into one AMQP frame, or is empty if they do.

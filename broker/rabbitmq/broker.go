@@ -11,6 +11,8 @@ import (
 	wamqp "github.com/ThreeDotsLabs/watermill-amqp/v3/pkg/amqp"
 	"github.com/ThreeDotsLabs/watermill/message"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/lockstep-go/lockstep/event"
 )
 
 // Broker publishes to one exchange and consumes from its queues. [Open] makes one.
@@ -135,17 +137,18 @@ func (b *Broker) isClosing() bool {
 }
 
 // Publish sends messages on a topic and returns when all are confirmed, or after ConfirmTimeout.
-// The error joins those of the single messages. As with Watermill's other brokers, a message for which
-// no queue is bound is published all the same and gone; use [Broker.PublishAsync] to know.
+// The error joins those of the single messages. As with Watermill's other brokers, a message to all
+// (on a broadcast topic) for which no queue is bound is published all the same and gone; use
+// [Broker.PublishAsync] to know. On a direct topic (see [event.IsDirect]) it is an error: what is meant
+// for one queue, a dead letter for one, must not get lost silently.
 func (b *Broker) Publish(topic string, msgs ...*message.Message) error {
 	ctx := context.Background()
 	var errs []error
 	for _, err := range b.PublishAsync(ctx, slices.Repeat([]string{topic}, len(msgs)), msgs)(ctx) {
-		var refused *RefusedError
-		if err == nil || errors.As(err, &refused) && refused.unroutable {
+		if err == nil || event.Unwanted(topic, err) {
 			continue
 		}
-		if len(errs) == 0 || errs[len(errs)-1] != err { // an outage is one error for many messages
+		if len(errs) == 0 || !errors.Is(errs[len(errs)-1], err) { // an outage is one error for many messages
 			errs = append(errs, err)
 		}
 	}
@@ -161,11 +164,15 @@ func (b *Broker) Publish(topic string, msgs ...*message.Message) error {
 // each message, nil for the confirmed ones. See [RefusedError] for what the errors tell.
 //
 // Messages must not be changed until then.
-func (b *Broker) PublishAsync(ctx context.Context, topics []string, msgs []*message.Message) (wait func(ctx context.Context) []error) {
+func (b *Broker) PublishAsync(
+	ctx context.Context, topics []string, msgs []*message.Message,
+) (wait func(ctx context.Context) []error) {
 	return b.publishAsync(ctx, b.cfg.Exchange, topics, msgs)
 }
 
-func (b *Broker) publishAsync(ctx context.Context, exchange string, topics []string, msgs []*message.Message) func(context.Context) []error {
+func (b *Broker) publishAsync(
+	ctx context.Context, exchange string, topics []string, msgs []*message.Message,
+) func(context.Context) []error {
 	if len(topics) != len(msgs) {
 		err := fmt.Errorf("rabbitmq: publish: %d topics for %d messages", len(topics), len(msgs))
 		return func(context.Context) []error { return slices.Repeat([]error{err}, max(1, len(msgs))) }

@@ -41,14 +41,17 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	properties.SetClientConnectionName(d.name)
 	c := &conn{}
 	var err error
-	var stop func() bool // of cutting the handshakes short when ctx ends
+	var stop func() bool // ends the limit that ctx sets to the handshakes
 	c.Connection, err = amqp.DialConfig(d.url, amqp.Config{
 		Properties:      properties,
 		TLSClientConfig: d.tls.Clone(),
 		Dial: func(network, addr string) (net.Conn, error) {
-			if c.sock, err = d.socket(ctx, network, addr); err != nil {
+			var dialer net.Dialer
+			raw, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
 				return nil, err
 			}
+			c.sock = &corked{Conn: raw, timeout: d.writeTimeout}
 			stop = context.AfterFunc(ctx, c.cut)
 			return c.sock, nil
 		},
@@ -65,21 +68,6 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	c.lost = c.NotifyClose(make(chan *amqp.Error, 1))
 	c.blockings = c.NotifyBlocked(make(chan amqp.Blocking, 8))
 	return c, nil
-}
-
-// socket connects and bounds the handshakes that follow. amqp091 lifts the limit after them.
-func (d *dialer) socket(ctx context.Context, network, addr string) (*corked, error) {
-	var dialer net.Dialer
-	raw, err := dialer.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	deadline, _ := ctx.Deadline()
-	if err := raw.SetDeadline(deadline); err != nil {
-		_ = raw.Close()
-		return nil, err
-	}
-	return &corked{Conn: raw, timeout: d.writeTimeout}, nil
 }
 
 // within runs fn, which waits for an answer of the server. amqp091 waits without limit, so after the

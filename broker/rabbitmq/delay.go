@@ -13,6 +13,9 @@ import (
 	"github.com/lockstep-go/lockstep/event"
 )
 
+// delayPrefix begins the names of the queues and exchanges that delay messages.
+const delayPrefix = "lockstep.delay."
+
 // maxDelay is the longest message TTL that RabbitMQ accepts for a queue.
 const maxDelay = maxExpiration * time.Millisecond
 
@@ -71,9 +74,9 @@ func (b *Broker) publishOne(ctx context.Context, exchange, topic string, msg *me
 // routing key they came with.
 func delayQueue(exchange string, delay time.Duration) binding {
 	ms := roundUp((delay + time.Millisecond - 1).Milliseconds())
-	name := fmt.Sprintf("lockstep.delay.%d", ms)
+	name := fmt.Sprintf("%s%d", delayPrefix, ms)
 	if exchange != DefaultExchange {
-		name = fmt.Sprintf("lockstep.delay.%s.%d", exchange, ms)
+		name = fmt.Sprintf("%s%s.%d", delayPrefix, exchange, ms)
 	}
 	config := durableTopic()
 	config.Queue.Arguments = amqp.Table{"x-message-ttl": ms, "x-dead-letter-exchange": exchange}

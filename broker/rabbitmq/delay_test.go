@@ -64,8 +64,12 @@ func TestDelayedAgain(t *testing.T) {
 		if err := b.PublishAfter(t.Context(), 20*time.Millisecond, "account", msg); err != nil {
 			t.Fatal(err)
 		}
-		msg = r.next(messages)
-		msg.Ack()
+		have := r.next(messages)
+		have.Ack()
+		if !have.Equals(msg) {
+			t.Errorf("have metadata %q, want the message as it was sent", have.Metadata)
+		}
+		msg = have
 	}
 }
 

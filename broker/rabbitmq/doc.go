@@ -34,7 +34,7 @@
 // exchange and all bound queues are declared again before it is used. Every call that talks to the
 // server ends within the confirm timeout (binding: twice that, once to find a connection and once to
 // use it). An error is a [RefusedError] if it speaks of the message, [ErrClosed] after Close, and
-// otherwise an outage, which says nothing about the message.
+// otherwise an outage, which says nothing about the message. A missing permission is an outage, too.
 //
 // # Concurrency
 //

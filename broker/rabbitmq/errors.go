@@ -34,17 +34,17 @@ func (e *RefusedError) Permanent() bool { return e.permanent }
 func (e *RefusedError) Unroutable() bool { return e.unroutable }
 
 // refusal returns what d gets when it made RabbitMQ close the channel, and nil when the reason lies
-// elsewhere: it is then an outage.
+// elsewhere (a missing exchange or permission, a lost connection): it is then an outage.
 func refusal(d *delivery, cause error) *RefusedError {
 	var e *amqp.Error
-	if !errors.As(cause, &e) || !e.Server {
-		return nil
-	}
-	switch e.Code {
-	case amqp.PreconditionFailed, amqp.ContentTooLarge:
-		return d.refused(e.Reason, true)
-	case amqp.AccessRefused: // topic permissions; an operator can mend them
-		return d.refused(e.Reason, false)
+	if errors.As(cause, &e) && e.Server && (e.Code == amqp.PreconditionFailed || e.Code == amqp.ContentTooLarge) {
+		return d.refused(e.Reason)
 	}
 	return nil
+}
+
+// isException reports whether err is the server's own complaint.
+func isException(err error) bool {
+	var e *amqp.Error
+	return errors.As(err, &e) && e.Server
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	wamqp "github.com/ThreeDotsLabs/watermill-amqp/v3/pkg/amqp"
@@ -20,9 +21,13 @@ type Marshaler struct{}
 
 var _ wamqp.Marshaler = Marshaler{}
 
-// deathHeader is RabbitMQ's own record of dead-lettering, an array of tables. On a received message
-// it is readable as JSON; sent back as text, it would be an error.
-const deathHeader = "x-death"
+// Headers with which RabbitMQ records what was dead-lettered. The first is an array of tables: readable
+// as JSON on a received message, it would be an error if it were sent back as text.
+const (
+	deathHeader       = "x-death"
+	firstDeathHeaders = "x-first-death-"
+	firstDeathQueue   = firstDeathHeaders + "queue"
+)
 
 // maxExpiration is the longest life RabbitMQ accepts, in milliseconds: 49.7 days.
 const maxExpiration = 1<<32 - 1
@@ -62,7 +67,8 @@ func (Marshaler) Marshal(msg *message.Message) (amqp.Publishing, error) {
 }
 
 // Unmarshal reads any AMQP message: header values of every type become text, and a message that has
-// no id gets a fresh UUID. It never returns an error.
+// no id gets a fresh UUID. What RabbitMQ noted about the way through our own delay queues is left out. It
+// never returns an error.
 func (Marshaler) Unmarshal(d amqp.Delivery) (*message.Message, error) {
 	id := d.MessageId
 	if id == "" {
@@ -72,8 +78,13 @@ func (Marshaler) Unmarshal(d amqp.Delivery) (*message.Message, error) {
 		id = uuid.NewString()
 	}
 	msg := message.NewMessage(id, d.Body)
+	queue, _ := d.Headers[firstDeathQueue].(string)
+	delayed := strings.HasPrefix(queue, delayPrefix)
 	for key, value := range d.Headers {
-		if key != wamqp.DefaultMessageUUIDHeaderKey {
+		switch {
+		case key == wamqp.DefaultMessageUUIDHeaderKey:
+		case delayed && (key == deathHeader || strings.HasPrefix(key, firstDeathHeaders)):
+		default:
 			msg.Metadata[key] = headerText(value)
 		}
 	}

@@ -113,7 +113,11 @@ func TestPublishIgnoresThatNoQueueIsBound(t *testing.T) {
 	t.Parallel()
 	b := newRig(t).open(Config{})
 	if err := b.Publish("nobody", newMessage("x"), newMessage("y")); err != nil {
-		t.Errorf("Publish: have error %v, want none, as with Watermill's other brokers", err)
+		t.Errorf("to all: have error %v, want none, as with Watermill's other brokers", err)
+	}
+	var refused *RefusedError
+	if err := b.Publish("cqrs.dead_letter_q.account", newMessage("x")); !errors.As(err, &refused) || !refused.Unroutable() {
+		t.Errorf("to one queue: have error %v, want unroutable: a dead letter would be lost", err)
 	}
 }
 
@@ -209,8 +213,13 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	proxy.stall()
 	ctx, cancel := context.WithCancel(t.Context())
 	wait := b.PublishAsync(ctx, []string{"a"}, []*message.Message{newMessage("x")})
+	eventually(t, "sent", func() bool { return b.publisher.last().inFlight() == 1 })
 	cancel()
-	if errs := wait(ctx); len(errs) != 1 || !errors.Is(errs[0], context.Canceled) {
+	errs := wait(ctx)
+	if err := b.Close(); err != nil { // the end of the channel does not change what was said
+		t.Fatal(err)
+	}
+	if len(errs) != 1 || !errors.Is(errs[0], context.Canceled) {
 		t.Errorf("have %v, want one error: %v", errs, context.Canceled)
 	}
 }

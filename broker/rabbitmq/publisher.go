@@ -49,10 +49,11 @@ func (p *publisher) publish(ctx context.Context, b *batch) {
 
 // run publishes until ctx ends, then waits a moment for the confirms of what is under way.
 func (p *publisher) run(ctx context.Context) {
+	defer p.end()
 	for retry := (backoff{}); ctx.Err() == nil; {
 		s, err := p.open(ctx)
 		if err != nil {
-			if retry.tries == 0 && ctx.Err() == nil {
+			if retry.tries == 0 && isException(err) { // of a lost connection the link tells
 				p.log.Warn("rabbitmq: no channel to publish on, trying again", keyError, err)
 			}
 			retry.pause(ctx)
@@ -61,14 +62,23 @@ func (p *publisher) run(ctx context.Context) {
 		retry = backoff{}
 		rest := p.serve(ctx, s)
 		if ctx.Err() != nil {
-			s.drain(min(p.timeout, closeTimeout))
-			_ = s.conn.within(closeTimeout, s.ch.Close) // gone already: as good
-			<-s.dead
-			fail(append(s.unconfirmed(), rest...), ErrClosed)
+			fail(rest, ErrClosed)
 			return
 		}
 		_ = p.settle(ctx, append(s.unconfirmed(), rest...), s.cause)
 	}
+}
+
+// end closes the channel and settles what is left.
+func (p *publisher) end() {
+	s := p.last()
+	if s == nil {
+		return
+	}
+	s.drain(min(p.timeout, closeTimeout))
+	_ = s.conn.within(closeTimeout, s.ch.Close) // gone already: as good
+	<-s.dead
+	fail(s.unconfirmed(), ErrClosed)
 }
 
 // serve sends batches until the session is dead or ctx ends. It returns what it could not send.
@@ -132,7 +142,7 @@ func (p *publisher) open(ctx context.Context) (*session, error) {
 	})
 	p.set(s, err)
 	if err == nil {
-		go s.collect() // ends with the channel, which run awaits
+		go s.collect() // ends with the channel, which settle or end awaits
 	}
 	return s, err
 }
@@ -185,7 +195,7 @@ func (p *publisher) resend(ctx context.Context, ds []*delivery) (rest []*deliver
 	defer cancel()
 	s, err := p.open(ctx)
 	if err != nil {
-		return wanted, err
+		return wanted, errors.New(err.Error()) // not wrapped: no message is to blame for an exception in it
 	}
 	s.conn.sock.cork()
 	rest = s.send(wanted, time.Now().Add(p.timeout))
@@ -197,13 +207,22 @@ func (p *publisher) resend(ctx context.Context, ds []*delivery) (rest []*deliver
 	return append(s.unconfirmed(), rest...), s.cause
 }
 
-// giveUp cuts the connection if the broker confirms nothing. Everything in doubt then fails, and the
-// link dials again. Closing only the channel would need the help of the silent server.
-func (p *publisher) giveUp() {
-	if s := p.last(); s != nil && s.silent(p.timeout) {
+// giveUp is called when confirms did not come in time, and says why. It cuts the connection if none
+// came at all. Everything in doubt then fails, and the link dials again. Closing only the channel would
+// need the help of the silent server.
+func (p *publisher) giveUp() error {
+	s := p.last()
+	if s == nil {
+		return fmt.Errorf("rabbitmq: publish: %w", p.trouble())
+	}
+	if s.conn.blocked.Load() {
+		return s.blocked()
+	}
+	if s.silent(p.timeout) {
 		p.log.Warn("rabbitmq: no confirm came, giving up the connection", keyTook, p.timeout)
 		s.conn.cut()
 	}
+	return fmt.Errorf("rabbitmq: publish: not confirmed within %v", p.timeout)
 }
 
 func (p *publisher) last() *session {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/go-cmp/cmp"
@@ -81,6 +82,37 @@ func TestCulpritsAreIsolated(t *testing.T) {
 	}
 	if err := b.Publish("account", newMessage("later")); err != nil {
 		t.Errorf("Publish afterwards: %v", err)
+	}
+}
+
+// TestNobodyIsToBlameForTopology lets the channel that is opened for the search fail: a queue was made
+// anew with other properties.
+func TestNobodyIsToBlameForTopology(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b, queue := r.bound(Config{ConfirmTimeout: time.Second}, "account")
+	if err := b.Publish("account", newMessage("opens the channel")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.ch.QueueDelete(queue, false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.ch.QueueDeclare(queue, true, false, false, false, map[string]any{"x-max-length": 5}); err != nil {
+		t.Fatal(err)
+	}
+	topics, msgs := series("account", 4)
+	msgs[0] = poison("0")
+	errs := b.PublishAsync(t.Context(), topics, msgs)(t.Context())
+	for i, err := range errs {
+		if !outage(err) {
+			t.Errorf("message %d: have error %v, want an outage", i, err)
+		}
+	}
+	if len(errs) != 4 {
+		t.Errorf("have %d errors, want 4", len(errs))
+	}
+	if err := b.Publish("account", newMessage("x")); err == nil || !strings.Contains(err.Error(), queue) {
+		t.Errorf("have error %v, want one that names the queue", err)
 	}
 }
 

@@ -197,10 +197,40 @@ type proxy struct {
 	listener net.Listener
 	target   string
 
-	mu      sync.Mutex
-	conns   []net.Conn
-	stalled chan struct{} // not nil: bytes to the server are held back until it is closed
-	refuse  bool
+	mu     sync.Mutex
+	conns  []net.Conn
+	gates  []*gate // of the conns, one for two
+	refuse bool
+}
+
+// gate holds bytes to the server back, while it is shut.
+type gate struct {
+	mu   sync.Mutex
+	shut chan struct{} // nil while the gate is open
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	shut := g.shut
+	g.mu.Unlock()
+	if shut != nil {
+		<-shut
+	}
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = make(chan struct{})
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut != nil {
+		close(g.shut)
+		g.shut = nil
+	}
 }
 
 // proxied returns a proxy to the server and the URL through it.
@@ -220,7 +250,6 @@ func (r *rig) proxied() (*proxy, string) {
 	go p.serve()
 	r.t.Cleanup(func() {
 		_ = p.listener.Close()
-		p.resume()
 		p.cut()
 	})
 	u.Host = p.listener.Addr().String()
@@ -235,22 +264,20 @@ func (p *proxy) serve() {
 		}
 		server, err := net.Dial("tcp", p.target)
 		p.mu.Lock()
-		refuse := p.refuse
-		p.conns = append(p.conns, client)
-		if err == nil {
-			p.conns = append(p.conns, server)
-		}
-		p.mu.Unlock()
-		if err != nil || refuse {
+		if err != nil || p.refuse {
 			_ = client.Close()
+			p.mu.Unlock()
 			continue
 		}
-		go p.pipe(server, client, p.gate)
-		go p.pipe(client, server, func() <-chan struct{} { return nil })
+		g := &gate{}
+		p.conns, p.gates = append(p.conns, client, server), append(p.gates, g)
+		p.mu.Unlock()
+		go pipe(server, client, g)
+		go pipe(client, server, &gate{})
 	}
 }
 
-func (p *proxy) pipe(to, from net.Conn, gate func() <-chan struct{}) {
+func pipe(to, from net.Conn, g *gate) {
 	defer func() { _, _ = to.Close(), from.Close() }()
 	buf := make([]byte, 32<<10)
 	for {
@@ -258,34 +285,19 @@ func (p *proxy) pipe(to, from net.Conn, gate func() <-chan struct{}) {
 		if err != nil {
 			return
 		}
-		if g := gate(); g != nil {
-			<-g
-		}
+		g.pass()
 		if _, err := to.Write(buf[:n]); err != nil {
 			return
 		}
 	}
 }
 
-func (p *proxy) gate() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stalled
-}
-
-// stall stops reading what clients send; to them the server seems to hang.
+// stall stops reading what clients send on their present connections; to them the server seems to hang.
 func (p *proxy) stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stalled = make(chan struct{})
-}
-
-func (p *proxy) resume() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stalled != nil {
-		close(p.stalled)
-		p.stalled = nil
+	for _, g := range p.gates {
+		g.close()
 	}
 }
 
@@ -296,7 +308,10 @@ func (p *proxy) cut() {
 	for _, c := range p.conns {
 		_ = c.Close()
 	}
-	p.conns = nil
+	for _, g := range p.gates {
+		g.open() // ends its pipe
+	}
+	p.conns, p.gates = nil, nil
 }
 
 func (p *proxy) setRefuse(refuse bool) {

@@ -55,7 +55,7 @@ func newSession(l *link, c *conn, ch *amqp.Channel, window int) (*session, error
 func (s *session) send(ds []*delivery, deadline time.Time) (rest []*delivery) {
 	for i, d := range ds {
 		if reason := d.tooWide(s.conn.Config.FrameSize); reason != "" {
-			d.settle(d.refused(reason, true))
+			d.settle(d.refused(reason))
 			continue
 		}
 		if err := s.room(deadline); err != nil {
@@ -97,11 +97,15 @@ func (s *session) room(deadline time.Time) error {
 			return nil
 		case <-timer.C:
 			if blocked {
-				return fmt.Errorf("rabbitmq: publish: %s blocks publishing", s.link.dialer.address)
+				return s.blocked()
 			}
 			return fmt.Errorf("rabbitmq: publish: %d messages wait for their confirms", len(s.ring))
 		}
 	}
+}
+
+func (s *session) blocked() error {
+	return fmt.Errorf("rabbitmq: publish: %s blocks publishing", s.link.dialer.address)
 }
 
 func (s *session) inFlight() int {
@@ -191,11 +195,12 @@ func (s *session) pop(ack bool) {
 	s.first++
 	switch {
 	case !ack:
-		d.settle(d.refused("not accepted by a queue (nack)", false))
+		d.settle(&RefusedError{Topic: d.topic, UUID: d.publishing.MessageId, Reason: "not accepted by a queue (nack)"})
 	case d.returned:
-		err := d.refused("no queue is bound to the topic", false)
-		err.unroutable = true
-		d.settle(err)
+		d.settle(&RefusedError{
+			Topic: d.topic, UUID: d.publishing.MessageId,
+			Reason: "no queue is bound to the topic", unroutable: true,
+		})
 	default:
 		d.settle(nil)
 	}
@@ -244,10 +249,9 @@ func (s *session) drain(timeout time.Duration) (drained bool) {
 	return true
 }
 
-// silent reports whether unconfirmed messages have waited for the timeout without any confirm, and not
-// because the server said that it blocks.
+// silent reports whether unconfirmed messages have waited for the timeout without any confirm.
 func (s *session) silent(timeout time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.first < s.next && time.Since(s.heard) >= timeout && !s.conn.blocked.Load()
+	return s.first < s.next && time.Since(s.heard) >= timeout
 }

@@ -148,7 +148,7 @@ func (s *subscription) handOn(ctx context.Context) error {
 	rescan := time.NewTimer(rescanEvery)
 	defer rescan.Stop()
 	s.next = delivered{}
-	for {
+	for ctx.Err() == nil { // which select alone would heed only at times
 		in, out := s.in, s.out
 		if s.next.msg == nil {
 			out = nil
@@ -186,9 +186,9 @@ func (s *subscription) handOn(ctx context.Context) error {
 			s.end()
 			return fmt.Errorf("queue %s: the server has ended the consumer; was the queue deleted?", s.queue)
 		case <-ctx.Done():
-			return nil
 		}
 	}
+	return nil
 }
 
 // finish gives back what was not handed on and waits a moment for the acknowledgements of the rest.

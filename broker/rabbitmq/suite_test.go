@@ -3,12 +3,15 @@ package rabbitmq
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/pubsub/tests"
+
+	"github.com/lockstep-go/lockstep/broker/brokertest"
 )
 
-// noting remembers the queues that Watermill's suite makes up, so that they can be deleted.
+// noting remembers the queues that a suite makes up, so that they can be deleted.
 type noting struct {
 	*Broker
 	r *rig
@@ -22,6 +25,23 @@ func (n noting) Subscribe(ctx context.Context, topic string) (<-chan *message.Me
 func (n noting) SubscribeInitialize(topic string) error {
 	n.r.deleteLater(topic)
 	return n.Broker.SubscribeInitialize(topic)
+}
+
+func (n noting) Bind(ctx context.Context, queue string, topics ...string) error {
+	n.r.deleteLater(queue)
+	return n.Broker.Bind(ctx, queue, topics...)
+}
+
+func (n noting) PublishAfter(ctx context.Context, delay time.Duration, topic string, msg *message.Message) error {
+	n.r.deleteLater(delayQueue(n.r.exchange, delay).QueueName)
+	return n.Broker.PublishAfter(ctx, delay, topic, msg)
+}
+
+// TestContract is the suite that all our adapters pass.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	brokertest.Run(t, func(*testing.T) brokertest.Adapter { return noting{r.open(Config{}), r} })
 }
 
 func (r *rig) pubSub(cfg Config) tests.PubSubConstructor {

@@ -61,9 +61,8 @@ func TestTLS(t *testing.T) {
 				_ = client.Close()
 				continue
 			}
-			open := func() <-chan struct{} { return nil }
-			go p.pipe(server, client, open)
-			go p.pipe(client, server, open)
+			go pipe(server, client, &gate{})
+			go pipe(client, server, &gate{})
 		}
 	}()
 	url = "amqps" + strings.TrimPrefix(strings.Replace(url, plain, front.Addr().String(), 1), "amqp")

@@ -30,6 +30,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	guardBuiltins(root)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone
@@ -56,13 +57,11 @@ broker, and applies them to replica tables.
 See it work, with no server:   relay demo`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          misused(cobra.NoArgs),
+		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &misuseError{err: err, hint: "See `" + cmd.CommandPath() + " --help`."}
-	})
+	root.SetFlagErrorFunc(flagMisuse)
 	root.AddCommand(newRun(), newConsume(), newMigrate(), newDemo(), newVersion())
 	return root
 }
@@ -78,12 +77,62 @@ func (e *misuseError) Unwrap() error { return e.err }
 
 func misusef(format string, args ...any) error { return &misuseError{err: fmt.Errorf(format, args...)} }
 
-// misused makes the errors of an argument check those of misuse.
-func misused(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return &misuseError{err: err, hint: "See `" + cmd.CommandPath() + " --help`."}
+func seeHelp(cmd *cobra.Command, err error) error {
+	return &misuseError{err: err, hint: "See `" + cmd.CommandPath() + " --help`."}
+}
+
+// flagMisuse makes an error about flags one of misuse. What was typed may be a
+// URL with its password: above all -database-url=…, with one dash.
+func flagMisuse(cmd *cobra.Command, err error) error {
+	var unknown interface {
+		error
+		GetSpecifiedShortnames() string
+	}
+	if errors.As(err, &unknown) {
+		if name, _, _ := strings.Cut(unknown.GetSpecifiedShortnames(), "="); cmd.Flags().Lookup(name) != nil {
+			return seeHelp(cmd, fmt.Errorf("unknown flag -%s: write --%s, with two dashes", name, name))
 		}
+	}
+	return seeHelp(cmd, errors.New(hideURLs(err.Error())))
+}
+
+// noArgs refuses arguments. A command that has commands takes them for names.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
 		return nil
+	}
+	arg := hideURLs(args[0])
+	if !cmd.HasSubCommands() {
+		return seeHelp(cmd, fmt.Errorf("%s takes flags only, and %q is none", cmd.CommandPath(), arg))
+	}
+	text := fmt.Sprintf("unknown command %q for %q", arg, cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2 // letters
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += ": did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return seeHelp(cmd, errors.New(text))
+}
+
+// guardBuiltins makes cobra's own commands, which overlook a wrong argument,
+// treat it as misuse.
+func guardBuiltins(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				if found, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return noArgs(found, args[len(args)-max(len(rest), 1):])
+				}
+				return nil
+			}
+		case "completion":
+			cmd.Args = noArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			for _, shell := range cmd.Commands() {
+				shell.Args = noArgs
+			}
+		}
 	}
 }

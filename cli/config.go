@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -10,15 +12,18 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/goccy/go-yaml"
 
 	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
 // configFile is lockstep.yaml: what the command needs to act for a service that
 // has no code of its own for it.
 type configFile struct {
+	path string
 	// Entities are the master's side.
 	Entities map[string]entityConfig `yaml:"entities"`
 	// Queue and Replicas are the replica's side.
@@ -27,10 +32,10 @@ type configFile struct {
 }
 
 type entityConfig struct {
-	Table  string        `yaml:"table"`
-	Key    string        `yaml:"key"`
-	Fields []string      `yaml:"fields"`
-	TTL    time.Duration `yaml:"ttl"`
+	Table  string   `yaml:"table"`
+	Key    string   `yaml:"key"`
+	Fields []string `yaml:"fields"`
+	TTL    duration `yaml:"ttl"`
 }
 
 type replicaConfig struct {
@@ -38,14 +43,31 @@ type replicaConfig struct {
 	Key     string            `yaml:"key"`
 	Columns map[string]string `yaml:"columns"`
 	// MaxRetries: 0 is none, -1 for ever; without it the consumer's default.
-	MaxRetries *int          `yaml:"max_retries"`
-	RetryDelay time.Duration `yaml:"retry_delay"`
+	MaxRetries *int     `yaml:"max_retries"`
+	RetryDelay duration `yaml:"retry_delay"`
 }
 
-// readConfig reads the file and checks what can be checked without a database.
-// No path gives an empty configuration. Every error is one of misuse.
+// duration is a time as it is written in the file. The YAML package would take
+// it by itself, but its errors speak of Go.
+type duration string
+
+// read returns the time, which has to be longer than 0; 0 when nothing is written.
+func (d duration) read() (time.Duration, error) {
+	if d == "" {
+		return 0, nil
+	}
+	t, err := time.ParseDuration(string(d))
+	if err != nil || t <= 0 {
+		return 0, fmt.Errorf("is %q: use a time with its unit, such as 2s, 5m or 24h", string(d))
+	}
+	return t, nil
+}
+
+// readConfig reads the file and checks what can be checked without a database,
+// and reports all faults at once, as misuse. No path gives an empty
+// configuration.
 func readConfig(path string) (*configFile, error) {
-	var file configFile
+	file := configFile{path: path}
 	if path == "" {
 		return &file, nil
 	}
@@ -56,28 +78,64 @@ func readConfig(path string) (*configFile, error) {
 	defer func() { _ = f.Close() }()
 	decoder := yaml.NewDecoder(f, yaml.Strict())
 	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		var twice *yaml.DuplicateKeyError
-		if errors.As(err, &twice) {
-			return nil, misusef("%s: a name is declared twice; a CQRS ID names one entity and one replica:\n%s", path, yaml.FormatError(err, false, true))
-		}
 		return nil, misusef("%s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
 	}
-	if len(file.Entities) > 0 {
-		if _, err := file.outbox(outbox.Postgres); err != nil {
-			return nil, misusef("%s: %w", path, err)
+	var faults []error
+	for _, err := range []error{file.checkQueue(), file.declareEntities(), file.declareReplicas()} {
+		if err != nil {
+			faults = append(faults, misusef("%s: %w", path, err))
 		}
 	}
-	return &file, nil
+	return &file, errors.Join(faults...)
 }
+
+func (f *configFile) checkQueue() error {
+	if f.Queue == "" {
+		return nil // only consume needs one, and has a flag for it
+	}
+	return event.ValidateName("queue", f.Queue)
+}
+
+func (f *configFile) declareEntities() error {
+	if len(f.Entities) == 0 {
+		return nil
+	}
+	_, err := f.outbox(outbox.Postgres)
+	return err
+}
+
+// declareReplicas declares the replicas to a consumer that is never run.
+func (f *configFile) declareReplicas() error {
+	c, err := consumer.New(new(sql.DB), noBroker{}, consumer.Config{Queue: "unnamed", Dialect: consumer.Postgres})
+	if err != nil {
+		return err
+	}
+	return f.addReplicas(c)
+}
+
+// noBroker stands where a broker has to be and nothing is sent.
+type noBroker struct {
+	message.Publisher
+	message.Subscriber
+}
+
+// Close has nothing to close.
+func (noBroker) Close() error { return nil }
 
 // outbox returns the master's side.
 func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
 	cfg := outbox.Config{Dialect: d}
+	var faults []error
 	for _, id := range slices.Sorted(maps.Keys(f.Entities)) {
 		e := f.Entities[id]
-		cfg.Entities = append(cfg.Entities, outbox.Entity{ID: id, Table: e.Table, Key: e.Key, Fields: e.Fields, TTL: e.TTL})
+		ttl, err := e.TTL.read()
+		if err != nil {
+			faults = append(faults, fmt.Errorf("entities: %s: ttl %w", id, err))
+		}
+		cfg.Entities = append(cfg.Entities, outbox.Entity{ID: id, Table: e.Table, Key: e.Key, Fields: e.Fields, TTL: ttl})
 	}
-	return outbox.New(cfg)
+	ob, err := outbox.New(cfg)
+	return ob, errors.Join(append(faults, err)...)
 }
 
 // checkEntities compares the entities with the database.
@@ -87,7 +145,7 @@ func (f *configFile) checkEntities(ctx context.Context, db *database) error {
 	}
 	ob, err := f.outbox(db.dialect)
 	if err != nil {
-		return &misuseError{err: err}
+		return misusef("%s: %w", f.path, err)
 	}
 	return ob.Check(ctx, db.DB)
 }
@@ -95,11 +153,25 @@ func (f *configFile) checkEntities(ctx context.Context, db *database) error {
 // addReplicas declares the replica's side to a consumer.
 func (f *configFile) addReplicas(c *consumer.Consumer) error {
 	var faults []error
+	fault := func(id, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("replicas: %s: "+format, append([]any{id}, args...)...))
+	}
 	for _, id := range slices.Sorted(maps.Keys(f.Replicas)) {
 		r := f.Replicas[id]
-		table := consumer.Table{Name: r.Table, Key: r.Key, Columns: r.Columns, RetryDelay: r.RetryDelay}
-		if r.MaxRetries != nil {
-			table.MaxRetries = retries(*r.MaxRetries)
+		delay, err := r.RetryDelay.read()
+		if err != nil {
+			fault(id, "retry_delay %w", err)
+		}
+		table := consumer.Table{Name: r.Table, Key: r.Key, Columns: r.Columns, RetryDelay: delay}
+		if n := r.MaxRetries; n != nil {
+			if *n < consumer.RetryForever {
+				fault(id, "max_retries is %d: use 0 for none, -1 for ever, or how many", *n)
+			}
+			table.MaxRetries = retries(*n)
+		}
+		if r.Table == "" {
+			fault(id, "table is missing: name the table that follows the entity")
+			continue
 		}
 		if err := c.Table(id, table); err != nil {
 			faults = append(faults, err)
@@ -110,8 +182,11 @@ func (f *configFile) addReplicas(c *consumer.Consumer) error {
 
 // retries turns the file's number into the consumer's, where 0 is the default.
 func retries(n int) int {
-	if n == 0 {
+	switch {
+	case n == 0:
 		return consumer.NoRetries
+	case n < consumer.RetryForever:
+		return 0 // reported already
 	}
 	return n
 }

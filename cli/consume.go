@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/event"
 )
 
 func newConsume() *cobra.Command {
@@ -26,7 +29,7 @@ a whole replica service for tables that need no code:
 
 Any number may run on one queue and share the work.`,
 		Example: `  relay consume --config lockstep.yaml --database-url postgres://localhost/billing --broker-url amqp://localhost/`,
-		Args:    misused(cobra.NoArgs),
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return s.consume(cmd, cfg) },
 	}
 	s.databaseFlag(cmd)
@@ -34,13 +37,24 @@ Any number may run on one queue and share the work.`,
 	s.configFlag(cmd)
 	s.logFlags(cmd)
 	cmd.Flags().StringVar(&cfg.Queue, "queue", "", "`name` of the queue (default: the file's)")
-	cmd.Flags().IntVar(&cfg.BatchSize, "batch-size", 500, "`messages` that one transaction takes at most")
-	cmd.Flags().DurationVar(&cfg.DrainTimeout, "drain", 30*time.Second, "longest `time` to finish what is in hand when interrupted")
+	cmd.Flags().IntVar(&cfg.BatchSize, flagBatchSize, 500, "`messages` that one transaction takes at most")
+	cmd.Flags().DurationVar(&cfg.DrainTimeout, flagDrain, 30*time.Second, "longest `time` to finish what is in hand when interrupted")
 	return cmd
 }
 
+// Flags that run and consume have in common.
+const (
+	flagBatchSize = "batch-size"
+	flagDrain     = "drain"
+)
+
 func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config) error {
-	if err := s.fill(flagDatabase, flagBroker, flagConfig); err != nil {
+	err := errors.Join(
+		s.fill(cmd, flagDatabase, flagBroker, flagConfig),
+		atLeast(flagBatchSize, cfg.BatchSize, 1),
+		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
+	)
+	if err != nil {
 		return err
 	}
 	file, err := readConfig(s.config)
@@ -49,6 +63,8 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config) error {
 	}
 	if cfg.Queue == "" {
 		cfg.Queue = file.Queue
+	} else if err := event.ValidateName("the name", cfg.Queue); err != nil {
+		return misusef("--queue: %w", err)
 	}
 	if cfg.Queue == "" {
 		return misusef("%s: queue is missing: name this replica's queue there or by --queue", s.config)
@@ -56,27 +72,39 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config) error {
 	if len(file.Replicas) == 0 {
 		return misusef("%s: replicas is missing: declare at least one table that follows an entity", s.config)
 	}
-	ctx, log := cmd.Context(), s.logger(cmd)
+	ctx := cmd.Context()
+	c, done, err := s.newConsumer(ctx, s.logger(cmd), cfg, file)
+	defer done()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil //nolint:nilerr // it was asked to end before it began
+	case err != nil:
+		return err
+	}
+	return c.Run(ctx)
+}
+
+// newConsumer connects to both sides and checks them. done closes what it
+// opened, also beside an error.
+func (s *settings) newConsumer(ctx context.Context, log *slog.Logger, cfg consumer.Config, file *configFile) (c *consumer.Consumer, done func(), err error) {
+	var open closers
 	db, err := openDatabase(ctx, s.databaseURL)
 	if err != nil {
-		return err
+		return nil, open.close, err
 	}
-	defer func() { _ = db.Close() }()
+	open.add(db)
 	b, err := s.openBroker(ctx, broker.Options{Logger: log})
 	if err != nil {
-		return err
+		return nil, open.close, err
 	}
-	defer func() { _ = b.Close() }()
+	open.add(b)
 	cfg.Dialect, cfg.Logger = db.dialect, log
-	c, err := consumer.New(db.DB, b, cfg)
+	c, err = consumer.New(db.DB, b, cfg)
 	if err == nil {
 		err = file.addReplicas(c)
 	}
 	if err != nil {
-		return &misuseError{err: err}
+		return nil, open.close, &misuseError{err: err}
 	}
-	if err := c.Run(ctx); err != nil && !errors.Is(err, ctx.Err()) {
-		return err
-	}
-	return nil
+	return c, open.close, c.Check(ctx)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,7 +42,7 @@ lockstep_demo_replica, which it makes anew at each start and leaves for you to
 look at.`,
 		Example: `  relay demo --for 5s --json
   relay demo --database-url postgres://localhost/shop --replica-url postgres://localhost/billing --broker-url amqp://localhost/`,
-		Args: misused(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.demo(cmd, f) },
 	}
 	cmd.Flags().StringVar(&s.databaseURL, flagDatabase, "", "`URL` of the master's database (default: a temporary SQLite file)")
@@ -52,32 +53,38 @@ look at.`,
 	s.logFlags(cmd)
 	s.jsonFlag(cmd)
 	cmd.Flags().Lookup(flagLogLevel).DefValue = "warn"
-	s.logLevel = "warn"
+	s.logLevel, s.brokerFrom = "warn", "--"+flagBroker
 	return cmd
 }
 
 const flagReplica = "replica-url"
 
-func (f *demoFlags) check() error {
-	var faults []error
+// check reports what is wrong with the flags. The demo takes servers from flags
+// only: nobody wants it on a database that happens to be in the environment.
+func (f *demoFlags) check(s *settings) error {
+	faults := []error{s.checkLog()}
+	for _, url := range []struct {
+		flag, value string
+		check       func(string) error
+	}{{flagDatabase, s.databaseURL, checkDatabaseURL}, {flagReplica, f.replicaURL, checkDatabaseURL}, {flagBroker, s.brokerURL, checkBrokerURL}} {
+		if url.value == "" {
+			continue
+		}
+		if err := url.check(url.value); err != nil {
+			faults = append(faults, misusef("--%s: %w", url.flag, err))
+		}
+	}
 	if f.duration < 0 {
 		faults = append(faults, misusef("--for is %v: use a positive time", f.duration))
 	}
 	if f.rate < 0 {
 		faults = append(faults, misusef("--rate is %d: use a positive number, or 0 for as many as possible", f.rate))
 	}
-	if f.replicaURL != "" {
-		if _, err := parseDatabaseURL(f.replicaURL); err != nil {
-			faults = append(faults, misusef("--%s: %w", flagReplica, err))
-		}
-	}
 	return errors.Join(faults...)
 }
 
 func (s *settings) demo(cmd *cobra.Command, f demoFlags) error {
-	// The demo takes servers from flags only: nobody wants it on a database that
-	// happens to be in the environment.
-	if err := errors.Join(s.check(), f.check()); err != nil {
+	if err := f.check(s); err != nil {
 		return err
 	}
 	folder, err := os.MkdirTemp("", "lockstep-demo-")
@@ -89,7 +96,7 @@ func (s *settings) demo(cmd *cobra.Command, f demoFlags) error {
 	ctx, log := cmd.Context(), s.logger(cmd)
 	cfg := demo.Config{For: f.duration, Rate: f.rate, Log: log}
 	if !s.asJSON {
-		cfg.View, cfg.Terminal = cmd.OutOrStdout(), isTerminal(cmd)
+		cfg.View, cfg.Size = cmd.OutOrStdout(), terminalSize(cmd)
 	}
 	master, err := openDemoDatabase(cmd, s.databaseURL, folder, "master")
 	if err != nil {
@@ -103,7 +110,7 @@ func (s *settings) demo(cmd *cobra.Command, f demoFlags) error {
 	defer func() { _ = replica.Close() }()
 	if s.brokerURL == "" {
 		s.brokerURL = "jetstream+embedded://" + filepath.ToSlash(folder) + "/jetstream"
-		cfg.BrokerName = "embedded JetStream"
+		s.brokerFrom, cfg.BrokerName = "demo", "embedded JetStream"
 	}
 	b, err := s.openBroker(ctx, broker.Options{Logger: log})
 	if err != nil {
@@ -111,7 +118,7 @@ func (s *settings) demo(cmd *cobra.Command, f demoFlags) error {
 	}
 	defer func() { _ = b.Close() }()
 	if cfg.BrokerName == "" {
-		cfg.BrokerName = schemeOf(s.brokerURL)
+		cfg.BrokerName, cfg.BrokerStays = brokerName(s.brokerURL), !strings.HasPrefix(s.brokerURL, "memory:")
 	}
 	if master.dialect == migrations.Postgres {
 		cfg.Wake = relay.Listen(ctx, master.dsn, log)
@@ -119,7 +126,7 @@ func (s *settings) demo(cmd *cobra.Command, f demoFlags) error {
 	cfg.Broker, cfg.Master, cfg.Replica = b, master.side(), replica.side()
 	result, err := demo.Run(ctx, cfg)
 	if err != nil {
-		return err
+		return fmt.Errorf("demo: %w", err)
 	}
 	return report(cmd, s.asJSON, result)
 }
@@ -131,7 +138,7 @@ func report(cmd *cobra.Command, asJSON bool, r demo.Result) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(cmd.OutOrStdout(), "\n%d events written in %d transactions (%d more were rolled back), %d published, %d applied; %d rows on each side.\n",
+		fmt.Fprintf(cmd.OutOrStdout(), "\n%d events written in %d transactions, %d more rolled back.\n%d published, %d applied; %d rows in the master.\n",
 			r.Written, r.Transactions, r.RolledBack, r.Published, r.Applied, r.Rows)
 	}
 	if !r.Converged {
@@ -143,7 +150,18 @@ func report(cmd *cobra.Command, asJSON bool, r demo.Result) error {
 	return nil
 }
 
-func isTerminal(cmd *cobra.Command) bool {
+// terminalSize returns what asks for the size of the terminal that the command
+// writes to, or nil when it writes to something else.
+func terminalSize(cmd *cobra.Command) func() (width, height int) {
 	f, ok := cmd.OutOrStdout().(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor fits
+	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
+		return nil
+	}
+	return func() (width, height int) {
+		width, height, err := term.GetSize(int(f.Fd())) //nolint:gosec // as above
+		if err != nil {
+			return 0, 0
+		}
+		return width, height
+	}
 }

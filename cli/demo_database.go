@@ -16,13 +16,13 @@ import (
 func openDemoDatabase(cmd *cobra.Command, raw, folder, side string) (*database, error) {
 	ctx := cmd.Context()
 	if raw == "" {
-		db, err := openDatabase(ctx, "sqlite://"+filepath.ToSlash(folder)+"/"+side+".db")
+		db, err := createDatabase(ctx, "sqlite://"+filepath.ToSlash(folder)+"/"+side+".db")
 		if err == nil {
 			db.name = "SQLite"
 		}
 		return db, err
 	}
-	db, err := openDatabase(ctx, raw)
+	db, err := createDatabase(ctx, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -52,17 +52,21 @@ func openDemoDatabase(cmd *cobra.Command, raw, folder, side string) (*database, 
 	q := u.Query()
 	q.Set("search_path", schema)
 	u.RawQuery = q.Encode()
-	return openDatabase(ctx, u.String())
+	own, err := createDatabase(ctx, u.String())
+	if err == nil {
+		own.name = u.Host + u.Path
+	}
+	return own, err
 }
 
 func (db *database) side() demo.Side {
 	return demo.Side{DB: db.DB, Dialect: db.dialect, Name: db.name}
 }
 
-// schemeOf is all of a broker's URL that is shown.
-func schemeOf(raw string) string {
+// brokerName is all of a broker's URL that the demo shows.
+func brokerName(raw string) string {
 	u, err := url.Parse(raw)
-	if err != nil {
+	if err != nil { // several servers of a cluster
 		return "broker"
 	}
 	return u.Scheme + "://" + u.Host

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,9 +19,9 @@ func newMigrate() *cobra.Command {
 		Short: "Create and change Lockstep's own tables",
 		Example: `  relay migrate up --database-url postgres://localhost/shop
   relay migrate table accounts     # the lines a master's or replica's table needs`,
-		Args: misused(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return &misuseError{err: fmt.Errorf("migrate what? use up, down, status, sql or table"), hint: "See `" + cmd.CommandPath() + " --help`."}
+			return seeHelp(cmd, errors.New("migrate what? use up, down, status, sql or table"))
 		},
 	}
 	cmd.AddCommand(newMigrateUp(), newMigrateDown(), newMigrateStatus(), newMigrateSQL(), newMigrateTable())
@@ -28,9 +31,9 @@ func newMigrate() *cobra.Command {
 func newMigrateUp() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "up", Short: "Apply all pending migrations", Args: misused(cobra.NoArgs),
+		Use: "up", Short: "Apply all pending migrations", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return s.withDatabase(cmd, func(db *database) error {
+			return s.withDatabase(cmd, createDatabase, func(db *database) error {
 				applied, err := migrations.Up(cmd.Context(), db.DB, db.dialect)
 				if err != nil {
 					return err
@@ -56,32 +59,37 @@ func newMigrateUp() *cobra.Command {
 func newMigrateDown() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "down", Short: "Roll back the newest migration; what is in its tables is lost", Args: misused(cobra.NoArgs),
+		Use: "down", Short: "Roll back the newest migration; what is in its tables is lost", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return s.withDatabase(cmd, func(db *database) error {
-				name, err := migrations.Down(cmd.Context(), db.DB, db.dialect)
-				switch {
-				case err != nil:
+			return s.withDatabase(cmd, openDatabase, func(db *database) error {
+				rolledBack, err := migrations.Down(cmd.Context(), db.DB, db.dialect)
+				if err != nil {
 					return err
-				case name == "":
+				}
+				if s.asJSON {
+					return printJSON(cmd, rolledBack)
+				}
+				for _, m := range rolledBack {
+					fmt.Fprintf(cmd.OutOrStdout(), "rolled back %s\n", m.Name)
+				}
+				if len(rolledBack) == 0 {
 					fmt.Fprintln(cmd.OutOrStdout(), "nothing to do: no migration is applied")
-				default:
-					fmt.Fprintf(cmd.OutOrStdout(), "rolled back %s\n", name)
 				}
 				return nil
 			})
 		},
 	}
 	s.databaseFlag(cmd)
+	s.jsonFlag(cmd)
 	return cmd
 }
 
 func newMigrateStatus() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "status", Short: "List the migrations and when they were applied", Args: misused(cobra.NoArgs),
+		Use: "status", Short: "List the migrations and when they were applied", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return s.withDatabase(cmd, func(db *database) error {
+			return s.withDatabase(cmd, openDatabase, func(db *database) error {
 				list, err := migrations.Status(cmd.Context(), db.DB, db.dialect)
 				if err != nil {
 					return err
@@ -108,7 +116,7 @@ func newMigrateStatus() *cobra.Command {
 func newMigrateSQL() *cobra.Command {
 	var dialect string
 	cmd := &cobra.Command{
-		Use: "sql", Short: "Print the statements of all migrations, for your own migration tool", Args: misused(cobra.NoArgs),
+		Use: "sql", Short: "Print the statements of all migrations, for your own migration tool", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := migrations.SQL(migrations.Dialect(dialect))
 			if err != nil {
@@ -127,7 +135,7 @@ func newMigrateTable() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "table NAME...",
 		Short: "Print the lines that tables of a master or a replica need",
-		Args:  misused(cobra.MinimumNArgs(1)),
+		Args:  tableNames,
 		RunE: func(cmd *cobra.Command, tables []string) error {
 			for _, table := range tables {
 				text, err := migrations.TableSQL(migrations.Dialect(dialect), table)
@@ -143,16 +151,26 @@ func newMigrateTable() *cobra.Command {
 	return cmd
 }
 
+func tableNames(cmd *cobra.Command, names []string) error {
+	switch {
+	case len(names) == 0:
+		return seeHelp(cmd, errors.New("which table? use `"+cmd.CommandPath()+" accounts`"))
+	case slices.Contains(names, ""):
+		return seeHelp(cmd, errors.New("a table's name is empty"))
+	}
+	return nil
+}
+
 func dialectFlag(cmd *cobra.Command, dialect *string) {
 	cmd.Flags().StringVar(dialect, "dialect", string(migrations.Postgres), "`database` whose SQL is printed: postgres or sqlite")
 }
 
 // withDatabase opens the database of the settings for fn.
-func (s *settings) withDatabase(cmd *cobra.Command, fn func(db *database) error) error {
-	if err := s.fill(flagDatabase); err != nil {
+func (s *settings) withDatabase(cmd *cobra.Command, open func(context.Context, string) (*database, error), fn func(db *database) error) error {
+	if err := s.fill(cmd, flagDatabase); err != nil {
 		return err
 	}
-	db, err := openDatabase(cmd.Context(), s.databaseURL)
+	db, err := open(cmd.Context(), s.databaseURL)
 	if err != nil {
 		return err
 	}

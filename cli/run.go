@@ -2,7 +2,10 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +26,7 @@ func newRun() *cobra.Command {
 under way; a second one ends at once. Any number may run on one outbox: one
 works, the others stand by.`,
 		Example: `  relay run --database-url postgres://localhost/shop --broker-url amqp://localhost/`,
-		Args:    misused(cobra.NoArgs),
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.UnroutableBroadcast, cfg.UnroutableDirect = relay.Unroutable(broadcast), relay.Unroutable(direct)
 			return s.run(cmd, cfg)
@@ -34,59 +37,90 @@ works, the others stand by.`,
 	s.configFlag(cmd)
 	s.logFlags(cmd)
 	f := cmd.Flags()
-	f.IntVar(&cfg.BatchSize, "batch-size", 500, "`rows` that are read at once")
+	f.IntVar(&cfg.BatchSize, flagBatchSize, 500, "`rows` that are read at once")
 	f.DurationVar(&cfg.Poll, "poll", 200*time.Millisecond, "longest `time` an idle relay waits before it looks again")
 	f.DurationVar(&cfg.LeaseTTL, "lease", 10*time.Second, "`time` after which another relay takes over from one that died")
 	f.IntVar(&cfg.MaxAttempts, "max-attempts", 25, "`times` the broker may refuse a message before it moves to outbox_dead")
-	f.StringVar(&broadcast, "unroutable", string(relay.Drop), "what becomes of events that no queue is bound to: drop, retry or dead")
-	f.StringVar(&direct, "unroutable-direct", string(relay.Retry), "the same for messages to a single queue")
-	f.DurationVar(&cfg.DrainTimeout, "drain", 30*time.Second, "longest `time` to finish what is under way when interrupted")
+	f.StringVar(&broadcast, "unroutable", string(relay.Drop), "`what` becomes of events that no queue is bound to: drop, retry or dead")
+	f.StringVar(&direct, "unroutable-direct", string(relay.Retry), "`what` becomes of messages to a single queue: drop, retry or dead")
+	f.DurationVar(&cfg.DrainTimeout, flagDrain, 30*time.Second, "longest `time` to finish what is under way when interrupted")
 	return cmd
 }
 
 func (s *settings) run(cmd *cobra.Command, cfg relay.Config) error {
-	if err := s.fill(flagDatabase, flagBroker); err != nil {
+	known := []string{string(relay.Drop), string(relay.Retry), string(relay.Dead)}
+	err := errors.Join(
+		s.fill(cmd, flagDatabase, flagBroker),
+		atLeast(flagBatchSize, cfg.BatchSize, 1),
+		atLeast("poll", cfg.Poll, time.Millisecond),
+		atLeast("lease", cfg.LeaseTTL, time.Second),
+		atLeast("max-attempts", cfg.MaxAttempts, 1),
+		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
+		oneOf("unroutable", string(cfg.UnroutableBroadcast), known...),
+		oneOf("unroutable-direct", string(cfg.UnroutableDirect), known...),
+	)
+	if err != nil {
 		return err
 	}
 	file, err := readConfig(s.config)
 	if err != nil {
 		return err
 	}
-	ctx, log := cmd.Context(), s.logger(cmd)
-	db, err := openDatabase(ctx, s.databaseURL)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = db.Close() }()
-	cfg.Dialect, cfg.Logger = db.dialect, log
-	if db.dialect == migrations.Postgres {
-		cfg.Wake = relay.Listen(ctx, db.dsn, log)
-	}
-	if err := file.checkEntities(ctx, db); err != nil {
-		return err
-	}
-	b, err := s.openBroker(ctx, broker.Options{Logger: log})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = b.Close() }()
-	r, err := relay.New(db.DB, b, cfg)
-	if err != nil {
-		return &misuseError{err: err}
-	}
-	if err := r.Check(ctx); err != nil {
+	ctx := cmd.Context()
+	r, done, err := s.newRelay(ctx, s.logger(cmd), cfg, file)
+	defer done()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil //nolint:nilerr // it was asked to end before it began
+	case err != nil:
 		return err
 	}
 	return r.Run(ctx)
 }
 
-// openBroker connects to the broker of the settings.
-func (s *settings) openBroker(ctx context.Context, options broker.Options) (broker.Broker, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	b, err := broker.Open(ctx, s.brokerURL, options)
+// newRelay connects to both sides and checks them. done closes what it opened,
+// also beside an error.
+func (s *settings) newRelay(ctx context.Context, log *slog.Logger, cfg relay.Config, file *configFile) (r *relay.Relay, done func(), err error) {
+	var open closers
+	db, err := openDatabase(ctx, s.databaseURL)
 	if err != nil {
-		return nil, fmt.Errorf("--%s: %w", flagBroker, err)
+		return nil, open.close, err
 	}
-	return b, nil
+	open.add(db)
+	if err := file.checkEntities(ctx, db); err != nil {
+		return nil, open.close, err
+	}
+	b, err := s.openBroker(ctx, broker.Options{Logger: log})
+	if err != nil {
+		return nil, open.close, err
+	}
+	open.add(b)
+	cfg.Dialect, cfg.Logger = db.dialect, log
+	if db.dialect == migrations.Postgres {
+		listening, stop := context.WithCancel(ctx)
+		open.add(closer(stop))
+		cfg.Wake = relay.Listen(listening, db.dsn, log)
+	}
+	r, err = relay.New(db.DB, b, cfg)
+	if err != nil {
+		return nil, open.close, &misuseError{err: err}
+	}
+	return r, open.close, r.Check(ctx)
+}
+
+// closers closes what was opened, the last first.
+type closers []io.Closer
+
+// closer closes by a call that cannot fail.
+type closer func()
+
+// Close calls it.
+func (c closer) Close() error { c(); return nil }
+
+func (c *closers) add(one io.Closer) { *c = append(*c, one) }
+
+func (c *closers) close() {
+	for _, one := range slices.Backward(*c) {
+		_ = one.Close() // what it held was confirmed or stays where it was
+	}
 }

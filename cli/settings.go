@@ -1,11 +1,18 @@
 package cli
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lockstep-go/lockstep/broker"
 )
 
 // settings are what several commands share. Empty text means unset.
@@ -16,6 +23,9 @@ type settings struct {
 	logLevel    string
 	logFormat   string
 	asJSON      bool
+
+	// brokerFrom is where the broker's URL was read, for messages.
+	brokerFrom string
 }
 
 // Flags, and the environment variables behind them.
@@ -54,33 +64,61 @@ func (s *settings) jsonFlag(cmd *cobra.Command) {
 }
 
 // fill takes what no flag said from the environment, and reports all that is
-// missing or wrong at once. required names flags that must have a value.
-func (s *settings) fill(required ...string) error {
+// missing or wrong at once. A flag that was given counts even if it is empty.
+// Variables for flags that the command does not have are not looked at.
+// required names flags that must have a value.
+func (s *settings) fill(cmd *cobra.Command, required ...string) error {
 	var faults []error
 	for _, v := range []struct {
 		field     *string
 		flag, env string
-	}{{&s.databaseURL, flagDatabase, envDatabase}, {&s.brokerURL, flagBroker, envBroker}, {&s.config, flagConfig, envConfig}} {
-		if *v.field == "" {
-			*v.field = os.Getenv(v.env)
+		check     func(value string) error
+	}{
+		{&s.databaseURL, flagDatabase, envDatabase, checkDatabaseURL},
+		{&s.brokerURL, flagBroker, envBroker, checkSharedBroker},
+		{&s.config, flagConfig, envConfig, nil},
+	} {
+		flag := cmd.Flags().Lookup(v.flag)
+		if flag == nil {
+			continue
 		}
-		for _, name := range required {
-			if name == v.flag && *v.field == "" {
-				faults = append(faults, misusef("--%s is missing: give the flag or set %s", v.flag, v.env))
+		from := "--" + v.flag
+		if !flag.Changed {
+			if value := strings.TrimSpace(os.Getenv(v.env)); value != "" {
+				*v.field, from = value, v.env
+			}
+		}
+		if v.flag == flagBroker {
+			s.brokerFrom = from
+		}
+		switch {
+		case *v.field == "" && slices.Contains(required, v.flag):
+			faults = append(faults, misusef("--%s is missing: give the flag or set %s", v.flag, v.env))
+		case *v.field != "" && v.check != nil:
+			if err := v.check(*v.field); err != nil {
+				faults = append(faults, misusef("%s: %w", from, err))
 			}
 		}
 	}
-	return errors.Join(append(faults, s.check())...)
+	return errors.Join(append(faults, s.checkLog())...)
 }
 
-// check reports settings that cannot be right.
-func (s *settings) check() error {
-	var faults []error
-	if s.databaseURL != "" {
-		if _, err := parseDatabaseURL(s.databaseURL); err != nil {
-			faults = append(faults, misusef("--%s: %w", flagDatabase, err))
-		}
+func checkDatabaseURL(raw string) error {
+	_, err := parseDatabaseURL(raw)
+	return err
+}
+
+// checkSharedBroker refuses a broker that no other process can reach: a relay
+// would take it for one that nobody listens to, and drop the events.
+func checkSharedBroker(raw string) error {
+	if strings.HasPrefix(raw, "memory:") {
+		return errors.New("memory:// ends with this process and no other can reach it: use amqp:// or nats://")
 	}
+	return checkBrokerURL(raw)
+}
+
+func (s *settings) checkLog() error {
+	var faults []error
 	if s.logFormat != "" && s.logFormat != "text" && s.logFormat != "json" {
 		faults = append(faults, misusef("--%s is %q: use text or json", flagLogFormat, s.logFormat))
 	}
@@ -88,6 +126,22 @@ func (s *settings) check() error {
 		faults = append(faults, misusef("--%s is %q: use debug, info, warn or error", flagLogLevel, s.logLevel))
 	}
 	return errors.Join(faults...)
+}
+
+// atLeast reports a flag's value that is too small.
+func atLeast[T int | time.Duration](flag string, value, least T) error {
+	if value < least {
+		return misusef("--%s is %v: use %v or more", flag, value, least)
+	}
+	return nil
+}
+
+// oneOf reports a flag's value that is none of the known ones.
+func oneOf(flag, value string, known ...string) error {
+	if !slices.Contains(known, value) {
+		return misusef("--%s is %q: use %s or %s", flag, value, strings.Join(known[:len(known)-1], ", "), known[len(known)-1])
+	}
+	return nil
 }
 
 // logger writes to the command's standard error.
@@ -99,4 +153,20 @@ func (s *settings) logger(cmd *cobra.Command) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), options))
 	}
 	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), options))
+}
+
+// openBroker connects to the broker of the settings.
+func (s *settings) openBroker(ctx context.Context, options broker.Options) (broker.Broker, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	b, err := broker.Open(ctx, s.brokerURL, options)
+	switch {
+	case errors.Is(err, broker.ErrURL):
+		return nil, misusef("%s: %w", s.brokerFrom, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("%s: no answer in time: %w", s.brokerFrom, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", s.brokerFrom, err)
+	}
+	return b, nil
 }

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -10,7 +12,7 @@ import (
 func newVersion() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "version", Short: "Print the version", Args: misused(cobra.NoArgs),
+		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := buildVersion()
 			if s.asJSON {
@@ -34,9 +36,9 @@ type version struct {
 func buildVersion() version {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return version{Version: "unknown"}
+		return version{Version: "unknown", Go: runtime.Version()}
 	}
-	v := version{Version: info.Main.Version, Go: info.GoVersion}
+	v := version{Version: cmp.Or(info.Main.Version, "unknown"), Go: info.GoVersion}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
 			v.Revision = s.Value

@@ -16,9 +16,11 @@ type engine interface {
 	// plan does what needs no database, for a batch in its order. It may run while
 	// another batch is being applied.
 	plan(batch []*incoming) any
-	// apply applies a planned batch, in one transaction that it commits. A message
-	// that does not fit is among the failures and does not hinder the others. The
-	// error is about the whole batch, of which nothing was applied then.
+	// apply applies a planned batch in one transaction and commits it. A message
+	// that does not fit is among the failures and does not hinder the others; to
+	// that end the batch may become several transactions. An error is about the
+	// database, and the whole batch is to be applied again, of which some may
+	// have been committed.
 	apply(ctx context.Context, batch []*incoming, plan any) (result, error)
 	close() error
 }
@@ -40,7 +42,7 @@ func (c *Consumer) newEngine() engine {
 	if c.dialect == dialect.SQLite {
 		return &sqlite{statements: newStatements(c.db)}
 	}
-	return &postgres{statements: newStatements(c.db), log: c.cfg.Logger}
+	return &postgres{statements: newStatements(c.db), conditions: make(map[[2]string]string)}
 }
 
 // statements caches prepared statements by what they are for. It is used by one

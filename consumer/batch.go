@@ -12,16 +12,23 @@ import (
 // maxBatchBytes bounds the payload of one transaction.
 const maxBatchBytes = 8 << 20
 
-// batch is what goes into one transaction, in the order of arrival.
+// batch is what was taken at once, in the order of arrival.
 type batch struct {
-	messages []*incoming
-	plan     any
-	bytes    int
+	// fresh goes into one transaction and, after it, again into another: messages
+	// that did not fit before likely do not now, and are not to spoil the rest.
+	fresh, again part
 	// unfit are messages that are known not to fit, rejects those that are not
 	// tried at all.
 	unfit   []failure
 	rejects []reject
 	size    int
+	bytes   int
+}
+
+// part is what goes into one transaction. plan may be nil.
+type part struct {
+	messages []*incoming
+	plan     any
 }
 
 // reject is a message that becomes a dead letter without being tried.
@@ -83,7 +90,7 @@ func (r *runner) fill(ctx context.Context, b *batch, messages <-chan *message.Me
 			return false
 		}
 	}
-	b.plan = r.engine.plan(b.messages) // a full batch can be planned ahead
+	b.fresh.plan = r.engine.plan(b.fresh.messages) // a full batch can be planned ahead
 	out <- b
 	return true
 }
@@ -101,8 +108,10 @@ func (r *runner) take(b *batch, msg *message.Message) {
 	})
 	rejected := (*rejection)(nil)
 	switch {
+	case err == nil && in.ev.Retries > 0:
+		b.again.messages = append(b.again.messages, in)
 	case err == nil:
-		b.messages = append(b.messages, in)
+		b.fresh.messages = append(b.fresh.messages, in)
 	case errors.As(err, &rejected):
 		id := unknownEntity
 		if in != nil {
@@ -123,22 +132,26 @@ func (r *runner) handle(ctx context.Context, b *batch) {
 	for _, f := range b.unfit {
 		r.settler.fail(f)
 	}
-	if len(b.messages) == 0 {
+	r.handlePart(ctx, b.fresh)
+	r.handlePart(ctx, b.again)
+}
+
+func (r *runner) handlePart(ctx context.Context, p part) {
+	if len(p.messages) == 0 {
 		return
 	}
-	res, ok := r.apply(ctx, b)
+	res, ok := r.apply(ctx, p)
 	if !ok {
-		for _, in := range b.messages {
+		for _, in := range p.messages {
 			in.msg.Nack()
 		}
 		return
 	}
-	failed := make(map[*incoming]bool, len(res.failures))
 	for _, f := range res.failures {
-		failed[f.in] = true
+		f.in.failed = true
 	}
-	for _, in := range b.messages {
-		if !failed[in] {
+	for _, in := range p.messages {
+		if !in.failed {
 			in.msg.Ack()
 		}
 	}
@@ -147,33 +160,15 @@ func (r *runner) handle(ctx context.Context, b *batch) {
 	}
 }
 
-// observe tells Config.Observe of the messages that a transaction has settled.
-func (r *runner) observe(b *batch, res result) {
-	if r.cfg.Observe == nil {
-		return
-	}
-	now := r.cfg.Now()
-	failed := make(map[*incoming]bool, len(res.failures))
-	for _, f := range res.failures {
-		failed[f.in] = true
-	}
-	for _, in := range b.messages {
-		if !failed[in] {
-			r.cfg.Observe(in.ev.CQRSID, now.Sub(in.Updated))
-		}
-	}
-}
-
-// apply repeats a batch's transaction until it stands. It returns false when ctx
-// ended before that.
-func (r *runner) apply(ctx context.Context, b *batch) (result, bool) {
-	p := pause{runner: r, what: "database"}
+// apply repeats a transaction until it stands. It returns false when ctx ended
+// before that.
+func (r *runner) apply(ctx context.Context, p part) (result, bool) {
+	outage := pause{runner: r, what: "database"}
 	for conflicts := 0; ; {
-		res, err := r.attempt(b)
+		res, err := r.attempt(p)
 		if err == nil {
-			p.over()
-			r.stats.committed(res.tally, b.messages[len(b.messages)-1], res.isolated, r.cfg.Now())
-			r.observe(b, res)
+			outage.over()
+			r.stats.committed(res, p.messages[len(p.messages)-1], r.cfg.Now())
 			if res.downgraded > 0 {
 				r.log.Warn("a SYNC lowered revisions", "rows", res.downgraded)
 			}
@@ -189,16 +184,16 @@ func (r *runner) apply(ctx context.Context, b *batch) (result, bool) {
 			conflicts++
 			continue
 		}
-		if !p.wait(ctx, err) {
+		if !outage.wait(ctx, err) {
 			return result{}, false
 		}
 	}
 }
 
-func (r *runner) attempt(b *batch) (result, error) {
+func (r *runner) attempt(p part) (result, error) {
 	ctx, cancel := context.WithTimeout(r.work, r.cfg.TransactionTimeout)
 	defer cancel()
-	return r.engine.apply(ctx, b.messages, b.plan)
+	return r.engine.apply(ctx, p.messages, p.plan)
 }
 
 // unknownEntity stands in the topic of dead letters whose CQRS ID is none of ours.

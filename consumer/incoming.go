@@ -23,6 +23,8 @@ type incoming struct {
 	values [][]byte
 	// absent lists the columns without a member, two bytes a column: "" is none.
 	absent string
+	// failed: it did not fit.
+	failed bool
 }
 
 // Reasons for dead letters beside those of [event.DecodeError]. They are part of

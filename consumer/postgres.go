@@ -5,7 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +16,8 @@ import (
 // postgres applies a batch with one statement a table, signal and set of fields.
 type postgres struct {
 	*statements
-	log *slog.Logger
+	// conditions remembers what violates a constraint, by table and constraint.
+	conditions map[[2]string]string
 }
 
 // deletion stands for a DELETE where others have a guard.
@@ -180,7 +180,7 @@ func (p *postgres) apply(ctx context.Context, batch []*incoming, plan any) (resu
 	if dialect.Classify(err) != dialect.Data {
 		return result{}, err
 	}
-	return p.isolate(ctx, batch)
+	return p.isolate(ctx, batch, err)
 }
 
 // runOnce runs a program in a transaction of its own.

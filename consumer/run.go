@@ -56,7 +56,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return err
 	}
 	defer c.stop()
-	r := &runner{Consumer: c, log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
+	r := &runner{Consumer: c, engine: c.newEngine(), log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
 
 	work, cancel := drainContext(ctx, c.cfg.DrainTimeout)
 	defer cancel()
@@ -226,7 +226,6 @@ func merge(ctx context.Context, channels []<-chan *message.Message) (merged <-ch
 
 // consume applies messages until ctx ends or the channel closes, then drains.
 func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) error {
-	r.engine = r.newEngine()
 	r.settler = newSettler(ctx, r)
 	batches := make(chan *batch)
 	var intake sync.WaitGroup

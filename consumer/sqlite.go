@@ -93,13 +93,17 @@ func (s *sqlite) alone(ctx context.Context, batch []*incoming) (result, error) {
 
 func (s *sqlite) prepareFor(ctx context.Context, in *incoming) error {
 	r := in.to
-	return errors.Join(
-		s.prepare(ctx, task{r, taskStored, ""}, r.SQLiteStored),
-		s.prepare(ctx, task{r, taskDelete, ""}, r.SQLiteDelete),
-		s.prepare(ctx, task{r, taskBury, ""}, r.SQLiteBury),
-		s.prepare(ctx, task{r, taskRevive, ""}, r.SQLiteRevive),
-		s.prepare(ctx, task{r, taskSave, in.absent}, func() string { return r.SQLiteSave(in.writes) }),
-	)
+	errs := []error{s.prepare(ctx, task{r, taskStored, ""}, r.SQLiteStored)}
+	if in.signal == event.Delete {
+		errs = append(errs,
+			s.prepare(ctx, task{r, taskDelete, ""}, r.SQLiteDelete),
+			s.prepare(ctx, task{r, taskBury, ""}, r.SQLiteBury))
+	} else {
+		errs = append(errs,
+			s.prepare(ctx, task{r, taskSave, in.absent}, func() string { return r.SQLiteSave(in.writes) }),
+			s.prepare(ctx, task{r, taskRevive, ""}, r.SQLiteRevive))
+	}
+	return errors.Join(errs...)
 }
 
 // one applies one message. Its errors on data are a *DataError.

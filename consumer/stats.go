@@ -89,7 +89,7 @@ func (c *counters) add(change func(s *Stats)) {
 }
 
 // committed counts a transaction; at is the time of its commit.
-func (c *counters) committed(t tally, last *incoming, isolated bool, at time.Time) {
+func (c *counters) committed(t result, last *incoming, at time.Time) {
 	c.add(func(s *Stats) {
 		s.Applied += int64(t.applied)
 		s.Duplicate += int64(t.duplicate)
@@ -98,7 +98,7 @@ func (c *counters) committed(t tally, last *incoming, isolated bool, at time.Tim
 		s.Gaps += int64(t.gaps)
 		s.Downgraded += int64(t.downgraded)
 		s.Batches++
-		if isolated {
+		if t.isolated {
 			s.Isolated++
 		}
 		s.Lag = at.Sub(last.Updated)

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
@@ -44,7 +43,8 @@ type Applied struct {
 }
 
 // Up applies every pending migration in order and returns those it applied. On
-// PostgreSQL a session lock lets several processes call it at the same time.
+// PostgreSQL a session lock lets several processes call it at the same time: one
+// works and the others wait, for 5 minutes at most.
 func Up(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
 	p, err := provider(db, d)
 	if err != nil {
@@ -61,21 +61,21 @@ func Up(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
 	return applied, nil
 }
 
-// Down rolls the newest applied migration back and returns its name, or "" when
+// Down rolls the newest applied migration back and returns it, or nothing when
 // none was applied. Its tables and what is in them are dropped.
-func Down(ctx context.Context, db *sql.DB, d Dialect) (string, error) {
+func Down(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
 	p, err := provider(db, d)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	result, err := p.Down(ctx)
 	switch {
 	case errors.Is(err, goose.ErrNoNextVersion):
-		return "", nil
+		return []Applied{}, nil
 	case err != nil:
-		return "", fmt.Errorf("migrations: down: %w", err)
+		return nil, fmt.Errorf("migrations: down: %w", err)
 	}
-	return name(result.Source.Path), nil
+	return []Applied{{Version: result.Source.Version, Name: name(result.Source.Path)}}, nil
 }
 
 // Status lists every migration in order.
@@ -141,11 +141,7 @@ func provider(db *sql.DB, d Dialect) (*goose.Provider, error) {
 	gooseDialect := goose.DialectSQLite3
 	if d == Postgres {
 		gooseDialect = goose.DialectPostgres
-		locker, err := lock.NewPostgresSessionLocker()
-		if err != nil {
-			return nil, fmt.Errorf("migrations: %w", err)
-		}
-		options = append(options, goose.WithSessionLocker(locker))
+		options = append(options, goose.WithSessionLocker(sessionLock{}))
 	}
 	p, err := goose.NewProvider(gooseDialect, db, folder, options...)
 	if err != nil {

@@ -37,7 +37,9 @@ type Side struct {
 type Config struct {
 	Master, Replica Side
 	Broker          broker.Broker
-	BrokerName      string
+	BrokerName      string // shown to people
+	// BrokerStays says that the broker outlives the demo, and its queues with it.
+	BrokerStays bool
 	// Wake is the relay's; see relay.Config.
 	Wake <-chan struct{}
 	// For is how long the master writes; 0 means until ctx ends.
@@ -48,8 +50,9 @@ type Config struct {
 	Log  *slog.Logger
 	// View gets the live picture; nil means none.
 	View io.Writer
-	// Terminal says that View understands cursor movements.
-	Terminal bool
+	// Size returns the columns and lines of the terminal that View is, 0 for
+	// unknown. Nil means that View is no terminal.
+	Size func() (width, height int)
 }
 
 // Result is what a demo has done.
@@ -62,7 +65,7 @@ type Result struct {
 	Written   int64 `json:"written"`
 	Published int64 `json:"published"`
 	Applied   int64 `json:"applied"`
-	Rows      int64 `json:"rows"` // on each side at the end
+	Rows      int64 `json:"rows"` // in the master at the end
 	Converged bool  `json:"converged"`
 	// Difference says where the sides differ, when they do.
 	Difference string  `json:"difference,omitempty"`
@@ -104,9 +107,13 @@ func newNames() names {
 // not be carried out; two sides that differ at the end are a Result.
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	d := &demo{Config: cfg, ids: newNames()}
-	if err := d.prepare(ctx); err != nil {
-		return Result{}, fmt.Errorf("demo: %w", err)
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
 	}
+	if err := d.prepare(ctx); err != nil {
+		return Result{}, err
+	}
+	defer d.dropQueues(ctx)
 	// The services outlive the writing: they have to catch up.
 	services, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -119,20 +126,27 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 			}
 		})
 	}
+	d.newWriters()
 	d.started = time.Now()
 	viewing, stopView := context.WithCancel(services)
 	group.Go(func() { d.view(viewing) })
 
-	writeErr := d.write(ctx, failed)
+	err := d.write(ctx, failed)
 	took := time.Since(d.started)
-	difference := d.converge(services)
+	difference, rows := "", int64(0)
+	if err == nil {
+		difference = d.converge(services)
+		rows, err = d.count(services, &d.Master, masterTables)
+	}
 	stopView()
-	result := d.result(took, difference)
-	result.Rows, _ = d.count(services, &d.Master, masterTables)
 	stop()
 	group.Wait()
-	d.dropQueue(ctx)
-	return result, writeErr
+	if err == nil && len(failed) > 0 {
+		err = <-failed
+	}
+	result := d.result(took, difference) // the services count after they commit
+	result.Rows = rows
+	return result, err
 }
 
 // prepare makes the tables on both sides and the services on top of them.
@@ -213,7 +227,7 @@ func (d *demo) write(ctx context.Context, failed <-chan error) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var group sync.WaitGroup
-	for _, w := range d.newWriters() {
+	for _, w := range d.writers {
 		group.Go(func() {
 			if err := w.run(ctx); err != nil {
 				stop(err)
@@ -230,7 +244,7 @@ func (d *demo) write(ctx context.Context, failed <-chan error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return nil
 	}
-	return fmt.Errorf("demo: %w", err)
+	return err
 }
 
 func (d *demo) result(took time.Duration, difference string) Result {
@@ -248,15 +262,23 @@ func (d *demo) result(took time.Duration, difference string) Result {
 	return r
 }
 
-// dropQueue removes the run's queue, where the broker keeps queues.
-func (d *demo) dropQueue(ctx context.Context) {
-	if b, ok := d.Broker.(interface {
+// dropQueues removes the run's queues from a broker that others use too, or
+// says that they stay there.
+func (d *demo) dropQueues(ctx context.Context) {
+	if !d.BrokerStays {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settle)
+	defer cancel()
+	deleter, can := d.Broker.(interface {
 		DeleteQueue(ctx context.Context, queue string) error
-	}); ok {
-		for _, queue := range []string{d.ids.queue, event.DeadLetterQueue(d.ids.queue)} {
-			if err := b.DeleteQueue(context.WithoutCancel(ctx), queue); err != nil {
-				d.Log.Warn("the demo's queue stays on the broker", "queue", queue, "error", err)
-			}
-		}
+	})
+	queues := []string{d.ids.queue, event.DeadLetterQueue(d.ids.queue)}
+	err := errors.New("Lockstep has no call for it")
+	if can {
+		err = errors.Join(deleter.DeleteQueue(ctx, queues[0]), deleter.DeleteQueue(ctx, queues[1]))
+	}
+	if err != nil {
+		d.Log.Warn("the demo's queues stay on the broker: delete them by the broker's own tools", "queues", strings.Join(queues, " "), "error", err)
 	}
 }

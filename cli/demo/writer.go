@@ -32,8 +32,8 @@ type writer struct {
 	transactions, rolledBack, written atomic.Int64
 }
 
-// newWriters returns one writer for a database with one writer at a time, else four.
-func (d *demo) newWriters() []*writer {
+// newWriters makes one writer for a database with one writer at a time, else four.
+func (d *demo) newWriters() {
 	n := 4
 	if d.Master.Dialect == migrations.SQLite {
 		n = 1
@@ -48,7 +48,6 @@ func (d *demo) newWriters() []*writer {
 			random: rand.New(rand.NewPCG(uint64(i), uint64(time.Now().UnixNano()))), //nolint:gosec // a demo's choice of work
 		})
 	}
-	return d.writers
 }
 
 // run writes until ctx ends. A transaction that has begun is finished.

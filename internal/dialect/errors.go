@@ -92,6 +92,19 @@ func IsBadValue(err error) bool {
 	return errors.As(err, &state) && strings.HasPrefix(state.SQLState(), "22")
 }
 
+// ConstraintOf returns the name of the constraint that err reports as violated,
+// where the driver tells: lib/pq does.
+func ConstraintOf(err error) string {
+	var fields interface {
+		error
+		Get(field byte) string
+	}
+	if !errors.As(err, &fields) {
+		return ""
+	}
+	return fields.Get('n') // PostgreSQL's protocol, "error and notice message fields"
+}
+
 // IsUnreachable reports whether err came up without the server having judged the
 // call: it could not be reached, broke off, is starting, stopping or full. Unlike
 // [Outage] it leaves out what only an operator's correction mends.

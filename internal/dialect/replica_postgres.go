@@ -176,23 +176,9 @@ func (r *Replica) PostgresSave(guard Guard, where Where) string {
 	if guard == Newer {
 		text, next = postgresReplicaSave, " WHERE m.n NOT IN (SELECT n FROM next)"
 	}
-	var members, names, values strings.Builder
-	member, value := postgresMember(r.Key, MemberKey)
-	fmt.Fprintf(&members, "%s %s", MemberKey, member)
-	fmt.Fprintf(&names, "%s", MemberKey)
-	fmt.Fprintf(&values, "%s AS %s", value, MemberKey)
-	for i, c := range r.Columns {
-		if !where(i) {
-			continue
-		}
-		name := MemberColumn + strconv.Itoa(i)
-		member, value := postgresMember(c, name)
-		fmt.Fprintf(&members, ", %s %s", name, member)
-		fmt.Fprintf(&names, ", %s", name)
-		fmt.Fprintf(&values, ", %s AS %s", value, name)
-	}
+	members, names, values := r.postgresMembers(where)
 	replacements := append(r.postgresNames(),
-		"{members}", members.String(), "{names}", names.String(), "{values}", values.String(),
+		"{members}", members, "{names}", names, "{values}", values,
 		"{columns}", r.each(n, where, "%[2]s, "), "{select}", r.each(n, where, "c%[1]d, "),
 		"{set_m}", r.each(n, where, "%[2]s = m.c%[1]d, "), "{set_excluded}", r.each(n, where, "%[2]s = EXCLUDED.%[2]s, "),
 		"{seen}", replicaSeen[guard], "{meanwhile}", replicaMeanwhile[guard], "{without_next}", next)
@@ -211,12 +197,73 @@ func (r *Replica) PostgresDelete() string {
 	return strings.NewReplacer(replacements...).Replace(postgresReplicaDelete)
 }
 
+// ReplicaConstraint is the query for the condition that rows which violate a
+// constraint meet, in SQL over a row r. Its parameters are the quoted table, the
+// constraint's name and the quoted key column. There is no result for a
+// constraint of another kind or table.
+const ReplicaConstraint = `
+SELECT CASE c.contype
+       WHEN 'c' THEN 'NOT (' || pg_get_expr(c.conbin, c.conrelid) || ')'
+       WHEN 'f' THEN string_agg('r.' || quote_ident(a.attname) || ' IS NOT NULL', ' AND ')
+                     || ' AND NOT EXISTS (SELECT FROM ' || c.confrelid::regclass || ' p WHERE '
+                     || string_agg('p.' || quote_ident(f.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
+       WHEN 'u' THEN 'EXISTS (SELECT FROM ' || c.conrelid::regclass || ' o WHERE o.' || $3 || ' <> r.' || $3 || ' AND '
+                     || string_agg('o.' || quote_ident(a.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
+       END
+FROM pg_constraint c
+LEFT JOIN LATERAL unnest(c.conkey, c.confkey) k (own, other) ON true
+LEFT JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
+LEFT JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other
+WHERE c.conrelid = to_regclass($1) AND c.conname = $2 AND c.contype IN ('c', 'f', 'u')
+GROUP BY c.oid, c.contype, c.conbin, c.conrelid, c.confrelid`
+
+// PostgresFind returns the query for the objects that meet a condition over a
+// row r. Its parameter is that of [Replica.PostgresSave], its result their places
+// from 1.
+func (r *Replica) PostgresFind(condition string) string {
+	members, names, _ := r.postgresMembers(func(int) bool { return true })
+	var columns strings.Builder
+	for i, c := range r.Columns {
+		name := MemberColumn + strconv.Itoa(i)
+		_, value := postgresMember(c, "m."+name)
+		fmt.Fprintf(&columns, ", %s AS %s", value, Postgres.QuoteColumn(c.Name))
+	}
+	_, key := postgresMember(r.Key, "m."+MemberKey)
+	return fmt.Sprintf(`
+SELECT n
+FROM (SELECT %s AS %s%s, m.n
+      FROM ROWS FROM (json_to_recordset($1) AS (%s)) WITH ORDINALITY AS m (%s, n)) r
+WHERE %s`, key, Postgres.QuoteColumn(r.Key.Name), columns.String(), members, names, condition)
+}
+
 // PostgresTry returns a statement that only converts one value, given as a JSON
 // array of one object with the member MemberColumn, to the column's type. It
 // finds the column that made a larger statement fail.
 func PostgresTry(c Column) string {
 	member, value := postgresMember(c, MemberColumn)
 	return fmt.Sprintf(`SELECT %s IS NULL FROM json_to_recordset($1) AS m (%s %s)`, value, MemberColumn, member)
+}
+
+// postgresMembers returns the members that json_to_recordset is to read, with
+// their types; their names; and the expressions for the columns' values under
+// those names.
+func (r *Replica) postgresMembers(where Where) (members, names, values string) {
+	var m, n, v strings.Builder
+	member, value := postgresMember(r.Key, MemberKey)
+	fmt.Fprintf(&m, "%s %s", MemberKey, member)
+	n.WriteString(MemberKey)
+	fmt.Fprintf(&v, "%s AS %s", value, MemberKey)
+	for i, c := range r.Columns {
+		if !where(i) {
+			continue
+		}
+		name := MemberColumn + strconv.Itoa(i)
+		member, value := postgresMember(c, name)
+		fmt.Fprintf(&m, ", %s %s", name, member)
+		fmt.Fprintf(&n, ", %s", name)
+		fmt.Fprintf(&v, ", %s AS %s", value, name)
+	}
+	return m.String(), n.String(), v.String()
 }
 
 func (r *Replica) postgresNames() []string {

@@ -1,0 +1,130 @@
+package cli_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
+)
+
+// Faults of the file that can be known without a database are misuse, and found
+// before anything is connected to. Most hold for both commands that read it.
+func TestConfigFile(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		content string
+		want    []string
+	}{
+		"not YAML":              {"queue: [", []string{"[1:8]"}},
+		"another shape":         {"queue: q\nreplicas: account\n", []string{"[2:11]", "mapping is expected"}},
+		"unknown key":           {"quee: billing\n", []string{`[1:1] unknown field "quee"`}},
+		"unknown key, deeper":   {"queue: q\nreplicas:\n  account: {table: t, colums: {id: id}}\n", []string{`[3:23] unknown field "colums"`}},
+		"entity twice":          {"entities:\n  account: {table: a}\n  account: {table: b}\n", []string{`[3:3]`, `"account" already defined at [2:3]`}},
+		"replica twice":         {"queue: q\nreplicas:\n  account: {table: a}\n  account: {table: b}\n", []string{`[4:3]`, `"account" already defined at [3:3]`}},
+		"entity without table":  {"entities:\n  account: {key: id}\n", []string{"entity account: no Table"}},
+		"entity's name":         {"entities:\n  'a b': {table: t}\n", []string{`"a b"`, "white space"}},
+		"field twice":           {"entities:\n  account: {table: t, fields: [id, name, name]}\n", []string{`entity account: field "name" is named twice`}},
+		"key not in fields":     {"entities:\n  account: {table: t, key: code, fields: [id]}\n", []string{`entity account: key "code" is not in Fields: add it`}},
+		"version in fields":     {"entities:\n  account: {table: t, fields: [id, cqrs_revision]}\n", []string{`entity account: field "cqrs_revision" is always sent: leave it out`}},
+		"ttl without unit":      {"entities:\n  account: {table: t, ttl: 60}\n", []string{`entities: account: ttl is "60": use a time with its unit, such as 2s`}},
+		"ttl below a second":    {"entities:\n  account: {table: t, ttl: 100ms}\n", []string{"entity account: TTL is 100ms: use whole seconds"}},
+		"ttl negative":          {"entities:\n  account: {table: t, ttl: -1h}\n", []string{`entities: account: ttl is "-1h"`}},
+		"replica without table": {"queue: q\nreplicas:\n  account: {key: id}\n  author:\n", []string{"replicas: account: table is missing", "replicas: author: table is missing"}},
+		"replica's name":        {"queue: q\nreplicas:\n  'a*': {table: t}\n", []string{`"a*"`, "wildcards"}},
+		"one table twice":       {"queue: q\nreplicas:\n  a: {table: t}\n  b: {table: t}\n", []string{`table t follows "a" already`}},
+		"one column twice":      {"queue: q\nreplicas:\n  a: {table: t, columns: {id: id, x: name, y: name}}\n", []string{`"x" and "y" to column name`}},
+		"key not in columns":    {"queue: q\nreplicas:\n  a: {table: t, key: code, columns: {id: id}}\n", []string{"no field to the key column code"}},
+		"retries below -1":      {"queue: q\nreplicas:\n  a: {table: t, max_retries: -2}\n", []string{"replicas: a: max_retries is -2: use 0 for none, -1 for ever"}},
+		"retries in words":      {"queue: q\nreplicas:\n  a: {table: t, max_retries: many}\n", []string{"[3:30]"}},
+		"delay without unit":    {"queue: q\nreplicas:\n  a: {table: t, retry_delay: 2}\n", []string{`replicas: a: retry_delay is "2": use a time with its unit`}},
+		"delay of unknown unit": {"queue: q\nreplicas:\n  a: {table: t, retry_delay: 2 weeks}\n", []string{`replicas: a: retry_delay is "2 weeks"`}},
+		"delay of zero":         {"queue: q\nreplicas:\n  a: {table: t, retry_delay: 0s}\n", []string{`replicas: a: retry_delay is "0s"`}},
+		"queue's name":          {"queue: 'a b'\nreplicas: {a: {table: t}}\n", []string{`queue "a b"`, "white space"}},
+		"both sides": {
+			"queue: q\nentities:\n  a: {table: t, fields: [x, x]}\nreplicas:\n  b: {table: t, retry_delay: -2s, max_retries: -3}\n",
+			[]string{`field "x" is named twice`, `key "id" is not in Fields`, `retry_delay is "-2s"`, "max_retries is -3"},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := writeFile(t, "lockstep.yaml", tt.content)
+			want := append(tt.want, path+": ")
+			relay(t, "run", "--config", path, "--database-url", noDatabase, "--broker-url", noBroker).expect(t, 2, want...)
+			relay(t, "consume", "--config", path, "--database-url", noDatabase, "--broker-url", noBroker).expect(t, 2, want...)
+		})
+	}
+}
+
+func TestConfigFileForConsume(t *testing.T) {
+	t.Parallel()
+	missing := filepath.Join(t.TempDir(), "lockstep.yaml")
+	folder := t.TempDir()
+	file := func(content string) string { return writeFile(t, "lockstep.yaml", content) }
+	tests := map[string]struct {
+		line string
+		want []string
+	}{
+		"no file":      {"--config " + missing, []string{"--config: open " + missing + ": no such file"}},
+		"a folder":     {"--config " + folder, []string{folder, "is a directory"}},
+		"empty":        {"--config " + file(""), []string{"queue is missing", "--queue"}},
+		"no queue":     {"--config " + file("replicas: {a: {table: t}}"), []string{"queue is missing", "--queue"}},
+		"no replicas":  {"--config " + file("queue: q"), []string{"replicas is missing: declare at least one table"}},
+		"flag's queue": {"--queue a* --config " + file("queue: q\nreplicas: {a: {table: t}}"), []string{`--queue: the name "a*"`, "wildcards"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			line := "consume --database-url " + noDatabase + " --broker-url " + noBroker + " " + tt.line
+			relay(t, args(line)...).expect(t, 2, tt.want...)
+		})
+	}
+	// A queue on the command line stands for a missing one: now the database is asked.
+	line := "consume --queue q --database-url " + noDatabase + " --broker-url " + noBroker + " --config " + file("replicas: {a: {table: t}}")
+	relay(t, args(line)...).expect(t, 1, "cannot be reached")
+}
+
+// What only the database knows is a failure: the file may be right and the
+// database behind.
+func TestConfigAgainstDatabase(t *testing.T) {
+	t.Parallel()
+	db, postgres := testdb.Postgres(t)
+	mustRelay(t, "migrate", "up", "--database-url", postgres)
+	for _, statement := range []string{
+		`CREATE TABLE account_ref (id bigint PRIMARY KEY, title text NOT NULL)`,
+		`CREATE TABLE accounts (id bigint, cqrs_revision bigint NOT NULL DEFAULT 0, cqrs_updated timestamptz NOT NULL DEFAULT now())`,
+		`ALTER TABLE account_ref ADD cqrs_revision bigint NOT NULL DEFAULT 0, ADD cqrs_updated timestamptz NOT NULL DEFAULT now()`,
+		`CREATE TABLE bare (id bigint PRIMARY KEY)`,
+	} {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tests := map[string]struct {
+		command, content string
+		want             []string
+	}{
+		"entity's table":        {"run", "entities: {a: {table: nosuch}}", []string{"entity a: table nosuch does not exist"}},
+		"entity's column":       {"run", "entities: {a: {table: account_ref, fields: [id, nosuch]}}", []string{`entity a: table account_ref has no column "nosuch"`, "title"}},
+		"entity's key":          {"run", "entities: {a: {table: accounts}}", []string{"entity a: table accounts may hold several rows", "unique index"}},
+		"entity's versions":     {"run", "entities: {a: {table: bare}}", []string{"entity a: table bare lacks cqrs_revision", "ALTER TABLE"}},
+		"several":               {"run", "entities: {a: {table: nosuch}, b: {table: bare}}", []string{"entity a: ", "entity b: "}},
+		"replica's table":       {"consume", "replicas: {a: {table: nosuch}}", []string{`entity "a": table nosuch: no such table: create it`}},
+		"replica's column":      {"consume", "replicas: {a: {table: account_ref, columns: {id: id, name: nosuch, x: title}}}", []string{`field "name" goes to column nosuch, which does not exist`, "title"}},
+		"replica's key":         {"consume", "replicas: {a: {table: accounts}}", []string{"key column id is not unique", "CREATE UNIQUE INDEX"}},
+		"replica's versions":    {"consume", "replicas: {a: {table: bare}}", []string{"cqrs_revision and cqrs_updated are missing", "ALTER TABLE"}},
+		"column without source": {"consume", "replicas: {a: {table: account_ref, columns: {id: id}}}", []string{"column title may not be null and has no default"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := writeFile(t, "lockstep.yaml", "queue: q\n"+tt.content+"\n")
+			o := relay(t, tt.command, "--config", path, "--database-url", postgres, "--broker-url", embedded(t), "--log-format", "json")
+			o.expect(t, 1, tt.want...)
+			if strings.Contains(o.stderr, "panic") {
+				t.Error(o)
+			}
+		})
+	}
+}

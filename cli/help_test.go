@@ -1,0 +1,79 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lockstep-go/lockstep/cli"
+)
+
+// commands lists all commands below and with cmd.
+func commands(cmd *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{cmd}
+	for _, c := range cmd.Commands() {
+		all = append(all, commands(c)...)
+	}
+	return all
+}
+
+// Each command explains itself, by --help and by help.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	var paths []string
+	for _, cmd := range commands(cli.New()) {
+		path := strings.TrimSpace(strings.TrimPrefix(cmd.CommandPath(), "relay"))
+		paths = append(paths, path)
+		o := relay(t, append(args(path), "--help")...)
+		o.expect(t, 0)
+		if about, usage, ok := strings.Cut(o.out, "Usage:\n  "+cmd.CommandPath()); !ok || len(about) < 10 || usage == "" {
+			t.Errorf("relay %s --help does not say what it is for, and how to use it:\n%s", path, o.out)
+		}
+		if o.stderr != "" {
+			t.Errorf("relay %s --help wrote to stderr: %s", path, o.stderr)
+		}
+		if have := mustRelay(t, append([]string{"help"}, args(path)...)...); have != o.out {
+			t.Errorf("relay help %s is not relay %s --help:\n%s", path, path, have)
+		}
+		if cmd.HasSubCommands() {
+			continue
+		}
+		for line := range strings.Lines(o.out) {
+			if flag := regexp.MustCompile(`^ +(-\w, )?--\S+( \S+)?$`).FindString(strings.TrimRight(line, " \n")); flag != "" {
+				t.Errorf("relay %s: flag without a description: %s", path, flag)
+			}
+		}
+	}
+	want := ",consume,demo,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,version"
+	if have := strings.Join(paths, ","); have != want {
+		t.Errorf("commands %s, want %s", have, want)
+	}
+	if have := mustRelay(t); have != mustRelay(t, "--help") {
+		t.Errorf("relay without a command:\n%s", have)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	if have := mustRelay(t, "completion", "bash"); !strings.Contains(have, "relay") {
+		t.Errorf("completion for bash: %.200s", have)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	p := start(t, nil, "version")
+	if code, _ := p.exit(patience); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if have := p.out.String(); !regexp.MustCompile(`^relay \S+ \(go1\.\d+\S*\)\n$`).MatchString(have) {
+		t.Errorf("version: %q", have)
+	}
+	var v struct{ Version, Go string }
+	if err := json.Unmarshal([]byte(mustRelay(t, "version", "--json")), &v); err != nil || v.Version == "" || v.Go == "" {
+		t.Errorf("version --json: %+v, %v", v, err)
+	}
+}

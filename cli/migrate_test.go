@@ -1,0 +1,134 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
+	"github.com/lockstep-go/lockstep/migrations"
+)
+
+// migration is one entry of what the commands print as JSON.
+type migration struct {
+	Version   int64     `json:"version"`
+	Name      string    `json:"name"`
+	AppliedAt time.Time `json:"applied_at"`
+}
+
+func parse(t *testing.T, output string) []migration {
+	t.Helper()
+	var list []migration
+	if err := json.Unmarshal([]byte(output), &list); err != nil || list == nil {
+		t.Fatalf("not a JSON array: %q (%v)", output, err)
+	}
+	return list
+}
+
+func names(list []migration) (all []string) {
+	for _, m := range list {
+		all = append(all, m.Name)
+	}
+	return all
+}
+
+func equal(t *testing.T, what string, want, have any) {
+	t.Helper()
+	if diff := cmp.Diff(want, have); diff != "" {
+		t.Errorf("%s (-want +have):\n%s", what, diff)
+	}
+}
+
+// newDatabases are the URLs of an empty database of each kind.
+func newDatabases(t *testing.T) map[string]string {
+	t.Helper()
+	_, postgres := testdb.Postgres(t)
+	return map[string]string{"postgres": postgres, "sqlite": "sqlite://" + filepath.ToSlash(t.TempDir()) + "/new.db"}
+}
+
+var allNames = []string{"00001_master", "00002_replica"}
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	for dialect, url := range newDatabases(t) {
+		t.Run(dialect, func(t *testing.T) {
+			t.Parallel()
+			migrate := func(arg ...string) string {
+				t.Helper()
+				return mustRelay(t, append(append([]string{"migrate"}, arg...), "--database-url", url)...)
+			}
+			equal(t, "up", "applied 00001_master\napplied 00002_replica\n", migrate("up"))
+			equal(t, "up again", "nothing to do: every migration is applied\n", migrate("up"))
+			for line := range strings.Lines(migrate("status")) {
+				name, when, _ := strings.Cut(strings.TrimSpace(line), " ")
+				if at, err := time.Parse(time.DateTime, strings.TrimSpace(when)); err != nil || time.Since(at).Abs() > time.Hour {
+					t.Errorf("status of %s: %q is not a time of now", name, when)
+				}
+			}
+			equal(t, "down", "rolled back 00002_replica\n", migrate("down"))
+			if have := migrate("status"); !strings.Contains(have, "00002_replica        pending\n") || strings.Contains(have, "00001_master         pending") {
+				t.Errorf("status after one down:\n%s", have)
+			}
+			equal(t, "up after down", "applied 00002_replica\n", migrate("up"))
+			migrate("down")
+			equal(t, "second down", "rolled back 00001_master\n", migrate("down"))
+			equal(t, "third down", "nothing to do: no migration is applied\n", migrate("down"))
+		})
+	}
+}
+
+func TestMigrateJSON(t *testing.T) {
+	t.Parallel()
+	for dialect, url := range newDatabases(t) {
+		t.Run(dialect, func(t *testing.T) {
+			t.Parallel()
+			migrate := func(command string) []migration {
+				t.Helper()
+				return parse(t, mustRelay(t, "migrate", command, "--json", "--database-url", url))
+			}
+			up := migrate("up")
+			equal(t, "up", allNames, names(up))
+			if up[0].Version != 1 || time.Since(up[0].AppliedAt).Abs() > time.Hour {
+				t.Errorf("up: %+v", up[0])
+			}
+			equal(t, "up again", []migration{}, migrate("up"))
+			equal(t, "down", []migration{{Version: 2, Name: "00002_replica"}}, migrate("down"))
+			status := migrate("status")
+			equal(t, "status", allNames, names(status))
+			if status[0].AppliedAt.IsZero() || !status[1].AppliedAt.IsZero() {
+				t.Errorf("applied: %+v, want the first only", status)
+			}
+			migrate("down")
+			equal(t, "down to nothing", []migration{}, migrate("down"))
+		})
+	}
+}
+
+// What `migrate sql` and `migrate table` print is what the packages return, and
+// each table gets its lines.
+func TestMigratePrints(t *testing.T) {
+	t.Parallel()
+	for _, dialect := range []migrations.Dialect{migrations.Postgres, migrations.SQLite} {
+		sql, err := migrations.SQL(dialect)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "sql", sql, mustRelay(t, "migrate", "sql", "--dialect", string(dialect)))
+		want := ""
+		for _, table := range []string{"accounts", "billing.author"} {
+			lines, err := migrations.TableSQL(dialect, table)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want += lines
+		}
+		equal(t, "table", want, mustRelay(t, "migrate", "table", "accounts", "billing.author", "--dialect", string(dialect)))
+	}
+	if have := mustRelay(t, "migrate", "table", "accounts"); !strings.Contains(have, "timestamptz") {
+		t.Errorf("PostgreSQL is not the default:\n%s", have)
+	}
+}

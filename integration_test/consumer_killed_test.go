@@ -1,0 +1,52 @@
+package integration_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/lockstep-go/lockstep/outbox"
+)
+
+// A consumer that dies in a transaction has not acknowledged its messages, so
+// the next one gets them.
+func TestConsumerKilledInMidFlow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, account())
+	r.startRelay(t)
+	w := r.startWriters(t)
+	c := r.startConsumerProcess(t)
+	for range 2 {
+		before := r.newest(t)
+		until(t, "the consumer applies messages", func() bool { return r.newest(t) > before+2 })
+		c.kill(t)
+		c = r.startConsumerProcess(t)
+	}
+	w.stop()
+	r.caughtUp(t)
+
+	// Now it dies while its transaction waits, with the last message of each key.
+	lock, err := r.replica.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.ExecContext(t.Context(), "LOCK TABLE account_ref IN EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	r.do(t, func(ctx context.Context, tx *outbox.Tx) error {
+		for key := range int64(writersKeys) {
+			if err := r.put(ctx, tx, key+1, "the last word"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	until(t, "the consumer's transaction waits", func() bool {
+		return number(t, r.replica, "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'account_ref'::regclass") > 0
+	})
+	c.kill(t)
+	if err := lock.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	r.startConsumerProcess(t)
+	r.settled(t)
+}

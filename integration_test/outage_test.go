@@ -1,0 +1,33 @@
+package integration_test
+
+import "testing"
+
+// The way to the broker swallows messages and acknowledgements before it is
+// noticed to be gone. Nobody knows then what has arrived, so it is sent again.
+func TestConnectionLostInMidFlow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, account())
+	relayWay, consumerWay := newProxy(t, r.brokerURL), newProxy(t, r.brokerURL)
+	re := r.startRelay(t, relayWay.url)
+	c := r.startConsumer(t, consumerWay.url)
+	w := r.startWriters(t)
+	for range 2 {
+		r.progress(t, 100)
+		relayWay.swallow()
+		until(t, "the relay sends messages", func() bool { return relayWay.swallowed.Load() > 1_000 })
+		relayWay.mend()
+		r.progress(t, 100)
+		consumerWay.swallow()
+		until(t, "the consumer acknowledges messages", func() bool { return consumerWay.swallowed.Load() > 200 })
+		consumerWay.mend()
+	}
+	w.stop()
+	r.caughtUp(t)
+	if n := re.Stats().Refused; n > 0 {
+		t.Errorf("%d messages spent an attempt on the outage, want none", n)
+	}
+	if s := c.Stats(); s.Retried+s.Dead > 0 {
+		t.Errorf("%d retries and %d dead letters for the outage, want none", s.Retried, s.Dead)
+	}
+	t.Logf("%d messages were published twice", repeats(r.settled(t)))
+}

@@ -1,0 +1,122 @@
+package integration_test
+
+import (
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// proxy stands between a service and the broker. It can swallow what the service
+// sends, as a network does before it is noticed to be gone.
+type proxy struct {
+	url       string
+	broker    string
+	listener  net.Listener
+	swallows  atomic.Bool
+	swallowed atomic.Int64 // bytes
+
+	mu     sync.Mutex
+	conns  map[net.Conn]bool
+	closed bool
+	group  sync.WaitGroup
+}
+
+// newProxy listens until the test ends.
+func newProxy(t *testing.T, brokerURL string) *proxy {
+	t.Helper()
+	u, err := url.Parse(brokerURL)
+	if err != nil {
+		t.Fatal("the broker's address is not a URL")
+	}
+	p := &proxy{broker: u.Host, conns: map[net.Conn]bool{}}
+	if u.Port() == "" {
+		p.broker = net.JoinHostPort(u.Hostname(), "5672")
+	}
+	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	u.Host = p.listener.Addr().String()
+	p.url = u.String()
+	p.group.Go(p.serve)
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *proxy) serve() {
+	for {
+		service, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		broker, err := net.Dial("tcp", p.broker)
+		if err != nil || !p.keep(service, broker) {
+			_ = service.Close()
+			continue
+		}
+		p.group.Go(func() { p.forward(broker, service, true) })
+		p.group.Go(func() { p.forward(service, broker, false) })
+	}
+}
+
+func (p *proxy) keep(pair ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range pair {
+		if p.closed {
+			_ = c.Close()
+			continue
+		}
+		p.conns[c] = true
+	}
+	return !p.closed
+}
+
+func (p *proxy) forward(to, from net.Conn, fromService bool) {
+	defer func() { _ = to.Close() }()
+	defer func() { _ = from.Close() }()
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		if fromService && p.swallows.Load() {
+			p.swallowed.Add(int64(n))
+		} else if _, err := to.Write(buffer[:n]); err != nil {
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// swallow takes what services send from now on and forwards nothing of it, until
+// mend.
+func (p *proxy) swallow() {
+	p.swallowed.Store(0)
+	p.swallows.Store(true)
+}
+
+// mend cuts all connections and forwards those that come.
+func (p *proxy) mend() {
+	p.cut()
+	p.swallows.Store(false)
+}
+
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		_ = c.Close()
+	}
+	clear(p.conns)
+}
+
+func (p *proxy) close() {
+	_ = p.listener.Close()
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cut()
+	p.group.Wait()
+}

@@ -1,0 +1,219 @@
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lockstep-go/lockstep/broker"
+	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/relay"
+)
+
+// service is something that runs until it is stopped. A stop that is not clean
+// fails the test. It may be repeated.
+type service interface{ stop(t *testing.T) }
+
+func (r *rig) started(t *testing.T, s service) {
+	r.services = append(r.services, s)
+	t.Cleanup(func() { s.stop(t) })
+}
+
+func (r *rig) stopAll(t *testing.T) {
+	t.Helper()
+	for _, s := range r.services {
+		s.stop(t)
+	}
+	r.services = nil
+}
+
+// inside is a service that runs in this process on a broker connection of its own.
+type inside struct {
+	name   string
+	broker broker.Broker
+	cancel context.CancelFunc
+	ended  chan error
+	once   sync.Once
+}
+
+func (r *rig) run(t *testing.T, name string, b broker.Broker, run func(context.Context) error) *inside {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &inside{name: name, broker: b, cancel: cancel, ended: make(chan error, 1)}
+	go func() { s.ended <- run(ctx) }()
+	r.started(t, s)
+	return s
+}
+
+func (s *inside) stop(t *testing.T) {
+	t.Helper()
+	s.once.Do(func() {
+		s.cancel()
+		select {
+		case err := <-s.ended:
+			if err != nil {
+				t.Errorf("%s: Run returned %v, want nil", s.name, err)
+			}
+		case <-time.After(patience):
+			t.Errorf("%s: Run did not return within %v", s.name, patience)
+		}
+		closeIt(t, s.broker)
+	})
+}
+
+// relayInside is a relay in this process.
+type relayInside struct {
+	*inside
+	*relay.Relay
+}
+
+// startRelay starts a relay. A url leads it to the broker by another way.
+func (r *rig) startRelay(t *testing.T, url ...string) *relayInside {
+	t.Helper()
+	b, err := r.connect(t.Context(), append(url, r.brokerURL)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The lease outlasts a machine that is slow for a while; nobody waits for its
+	// end, since relays that are stopped give it back.
+	re, err := relay.New(r.master, b, relay.Config{Logger: r.log, LeaseTTL: relayLease})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &relayInside{r.run(t, "relay", b, re.Run), re}
+}
+
+const relayLease = patience / 5
+
+// consumerInside is a consumer in this process.
+type consumerInside struct {
+	*inside
+	*consumer.Consumer
+}
+
+// startConsumer starts a consumer of all replicas. A url leads it to the broker
+// by another way.
+func (r *rig) startConsumer(t *testing.T, url ...string) *consumerInside {
+	t.Helper()
+	b, err := r.connect(t.Context(), append(url, r.brokerURL)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := consumer.New(r.replica, b, consumer.Config{Queue: r.queue, Logger: r.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range r.entities {
+		if !e.replicated() {
+			continue
+		}
+		if err := c.Table(e.id, e.consumerTable()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &consumerInside{r.run(t, "consumer", b, c.Run), c}
+}
+
+// outside is a service that is a process of its own.
+type outside struct {
+	name string
+	cmd  *exec.Cmd
+	logs bytes.Buffer
+	once sync.Once
+}
+
+// startRelayProcess runs `relay run`.
+func (r *rig) startRelayProcess(t *testing.T, brokerURL string) *outside {
+	t.Helper()
+	return r.startProcess(t, r.masterDSN, brokerURL, "run", "--lease", "1s")
+}
+
+// startConsumerProcess runs `relay consume`.
+func (r *rig) startConsumerProcess(t *testing.T) *outside {
+	t.Helper()
+	text := "queue: " + r.queue + "\nreplicas:\n"
+	for _, e := range r.entities {
+		text += e.yaml()
+	}
+	file := filepath.Join(t.TempDir(), "lockstep.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return r.startProcess(t, r.replicaDSN, r.brokerURL, "consume", "--config", file)
+}
+
+func (r *rig) startProcess(t *testing.T, database, brokerURL string, args ...string) *outside {
+	t.Helper()
+	program, err := relayProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &outside{name: fmt.Sprint("relay ", args[0])}
+	p.cmd = exec.CommandContext(t.Context(), program, args...)
+	p.cmd.Env = append(os.Environ(), "LOCKSTEP_DATABASE_URL="+database, "LOCKSTEP_BROKER_URL="+brokerURL)
+	p.cmd.Stderr = &p.logs
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.started(t, p)
+	return p
+}
+
+// stop asks the process to end, as systemd and Kubernetes do.
+func (p *outside) stop(t *testing.T) {
+	t.Helper()
+	p.once.Do(func() {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails when it has ended, which Wait tells
+		killer := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
+		defer killer.Stop()
+		if err := p.cmd.Wait(); err != nil && t.Context().Err() == nil {
+			t.Errorf("%s: ended with %v, want exit code 0", p.name, err)
+		}
+		t.Logf("%s:\n%s", p.name, &p.logs)
+	})
+}
+
+// kill ends the process without giving it a chance to finish anything.
+func (p *outside) kill(t *testing.T) {
+	t.Helper()
+	p.once.Do(func() {
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Errorf("%s: kill: %v", p.name, err)
+		}
+		var exit *exec.ExitError
+		if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != -1 {
+			t.Errorf("%s: ended with %v before it was killed", p.name, err)
+		}
+		t.Logf("%s, killed:\n%s", p.name, &p.logs)
+	})
+}
+
+// programs is where TestMain lets relayProgram build.
+var programs string
+
+// relayProgram builds the relay command once.
+var relayProgram = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(programs, "relay")
+	out, err := exec.Command("go", "build", "-o", path, "github.com/lockstep-go/lockstep/cmd/relay").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build cmd/relay: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	var err error
+	if programs, err = os.MkdirTemp("", "lockstep-integration-"); err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(programs) }()
+	m.Run()
+}

@@ -1,0 +1,296 @@
+package integration_test
+
+import (
+	"database/sql"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/event"
+)
+
+// settled waits until everything has arrived, stops all services and checks what
+// holds after every scenario. It returns what was published.
+func (r *rig) settled(t *testing.T) []wired {
+	t.Helper()
+	r.checked = true
+	r.caughtUp(t)
+	r.stopAll(t)
+	r.checkOutbox(t)
+	r.checkRows(t, "after the scenario")
+	events := r.wire.events(t)
+	r.checkWire(t, events)
+	r.replay(t, events)
+	r.checkRows(t, "after all messages came again in another order")
+	if n := len(r.dead.all(t)); n != r.wantDead {
+		t.Errorf("%d dead letters, want %d", n, r.wantDead)
+	}
+	return events
+}
+
+// caughtUp waits until the replica has what the master has. It fails the test
+// when it waits in vain, and goes on, for the checks tell more.
+func (r *rig) caughtUp(t *testing.T) {
+	t.Helper()
+	if !eventually(t, func() bool {
+		return number(t, r.master, "SELECT count(*) FROM outbox") == 0 && r.alike(t)
+	}) {
+		t.Errorf("not caught up after %v: %d messages in the outbox, %d in the queue",
+			patience, number(t, r.master, "SELECT count(*) FROM outbox"), r.depth(t))
+	}
+}
+
+// alike compares cheaply first.
+func (r *rig) alike(t *testing.T) bool {
+	t.Helper()
+	for _, e := range r.entities {
+		if !e.replicated() {
+			continue
+		}
+		const sum = "SELECT count(*) + coalesce(sum(cqrs_revision), 0) FROM "
+		if number(t, r.master, sum+e.table) != number(t, r.replica, sum+e.ref) {
+			return false
+		}
+		if !slices.Equal(lines(t, r.master, e.masterRows()), lines(t, r.replica, e.replicaRows())) {
+			return false
+		}
+	}
+	return true
+}
+
+// applied is a number that grows as the replica follows, as long as nothing is
+// deleted.
+func (r *rig) applied(t *testing.T) int64 {
+	t.Helper()
+	return number(t, r.replica, "SELECT coalesce(sum(cqrs_revision), 0) FROM account_ref")
+}
+
+// newest is the highest revision that the replica has met.
+func (r *rig) newest(t *testing.T) int64 {
+	t.Helper()
+	return number(t, r.replica, `SELECT coalesce(max(revision), 0) FROM (
+SELECT revision FROM replica_tombstones UNION ALL SELECT cqrs_revision FROM account_ref) r`)
+}
+
+func (r *rig) checkOutbox(t *testing.T) {
+	t.Helper()
+	for _, table := range []string{"outbox", "outbox_failures", "outbox_dead"} {
+		if n := number(t, r.master, "SELECT count(*) FROM "+table); n != 0 {
+			t.Errorf("%d rows in %s, want none", n, table)
+		}
+	}
+}
+
+func (r *rig) checkRows(t *testing.T, when string) {
+	t.Helper()
+	for _, e := range r.entities {
+		if !e.replicated() {
+			continue
+		}
+		want, have := lines(t, r.master, e.masterRows()), lines(t, r.replica, e.replicaRows())
+		if diff := difference(want, have); diff != "" {
+			t.Errorf("%s: %s is not what %s is (-want +have):\n%s", when, e.ref, e.table, diff)
+		}
+	}
+}
+
+// checkWire holds what was published against the revisions that the master gave.
+func (r *rig) checkWire(t *testing.T, events []wired) {
+	t.Helper()
+	newest := r.revisions(t)
+	last := map[string]map[int64]int{} // place of the last occurrence, by key and revision
+	ids := map[string]string{}
+	var faults []string
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	for i, w := range events {
+		key := w.ev.CQRSID + "/" + w.key
+		if last[key] == nil {
+			last[key] = map[int64]int{}
+		}
+		last[key][w.revision] = i
+		version := fmt.Sprintf("%s revision %d", key, w.revision)
+		if id, seen := ids[version]; seen && id != w.msg.UUID {
+			fault("%s was given to two events", version)
+		}
+		ids[version] = w.msg.UUID
+		if w.revision > newest[key] {
+			fault("%s was published; the master only came to %d", version, newest[key])
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(newest)) {
+		place := -1
+		for revision := int64(1); revision <= newest[key]; revision++ {
+			at, seen := last[key][revision]
+			switch {
+			case !seen:
+				fault("%s revision %d of %d was never published", key, revision, newest[key])
+			case at < place:
+				fault("%s revision %d was published last before revision %d", key, revision, revision-1)
+			}
+			place = max(place, at)
+		}
+	}
+	if len(faults) > 0 {
+		t.Errorf("%d faults on the wire, the first:\n%s", len(faults), strings.Join(faults[:min(len(faults), 10)], "\n"))
+	}
+}
+
+// revisions returns the newest revision of each key, deleted ones included.
+func (r *rig) revisions(t *testing.T) map[string]int64 {
+	t.Helper()
+	newest := map[string]int64{}
+	for _, e := range r.entities {
+		if !e.replicated() {
+			continue
+		}
+		query := fmt.Sprintf(`SELECT key, max(revision) FROM (
+SELECT CAST(%s AS text) AS key, cqrs_revision AS revision FROM %s
+UNION ALL SELECT key, revision FROM outbox_tombstones WHERE entity = '%s') r GROUP BY key`, e.columns[0].field, e.table, e.id)
+		for _, line := range lines(t, r.master, query) {
+			var key string
+			var revision int64
+			if _, err := fmt.Sscan(strings.ReplaceAll(line, separator, " "), &key, &revision); err != nil {
+				t.Fatal(err)
+			}
+			newest[e.id+"/"+key] = revision
+		}
+	}
+	return newest
+}
+
+// repeats returns how many messages were published more than once.
+func repeats(events []wired) int {
+	ids := map[string]bool{}
+	for _, w := range events {
+		ids[w.msg.UUID] = true
+	}
+	return len(events) - len(ids)
+}
+
+// replay sends everything to the replica's queue once more, shuffled, and waits
+// until a new consumer is through with it and the queue is empty.
+func (r *rig) replay(t *testing.T, events []wired) {
+	t.Helper()
+	c := r.startConsumer(t)
+	defer c.stop(t)
+	seed := rand.Uint64()
+	t.Logf("%d messages again, shuffled with seed %d", len(events), seed)
+	shuffled := slices.DeleteFunc(slices.Clone(events), func(w wired) bool { return r.unfit != nil && r.unfit(w) })
+	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+	topics := make([]string, len(shuffled))
+	messages := make([]*message.Message, len(shuffled))
+	for i, w := range shuffled {
+		topics[i] = event.DirectTopic(r.queue, w.ev.CQRSID)
+		messages[i] = w.msg.Copy()
+	}
+	for _, err := range r.control.PublishAsync(t.Context(), topics, messages)(t.Context()) {
+		if err != nil {
+			t.Fatalf("replay: %v", err)
+		}
+	}
+	r.lastOfQueue(t)
+	c.stop(t)
+	if !eventually(t, func() bool { return r.depth(t) == 0 }) {
+		t.Errorf("%d messages in the queue, want none", r.depth(t))
+	}
+}
+
+// lastOfQueue sends a message to the queue and waits until it was applied: the
+// deletion of an unused key, which leaves nothing but a tombstone.
+func (r *rig) lastOfQueue(t *testing.T) {
+	t.Helper()
+	e := r.entities[0]
+	const key = -1
+	gone := event.Event{Signal: event.Delete, CQRSID: e.id, Key: fmt.Append(nil, key), Data: fmt.Appendf(nil,
+		`{"id":%d,"cqrs_revision":1,"cqrs_updated":%q}`, key, event.FormatTime(time.Now()))}
+	if err := r.control.Publish(event.DirectTopic(r.queue, e.id), message.NewMessage("last", gone.AppendJSON(nil))); err != nil {
+		t.Fatal(err)
+	}
+	if !eventually(t, func() bool {
+		return number(t, r.replica, "SELECT count(*) FROM replica_tombstones WHERE key = $1", fmt.Sprint(key)) > 0
+	}) {
+		t.Errorf("the consumer did not get through its queue within %v: %d messages are left", patience, r.depth(t))
+	}
+}
+
+const separator = " | "
+
+// lines returns the rows of a query, one a line.
+func lines(t *testing.T, db *sql.DB, query string) []string {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer func() { _ = rows.Close() }()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, into := make([]any, len(columns)), make([]any, len(columns))
+	for i := range values {
+		into[i] = &values[i]
+	}
+	var all []string
+	for rows.Next() {
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		texts := make([]string, len(values))
+		for i, v := range values {
+			texts[i] = shown(v)
+		}
+		all = append(all, strings.Join(texts, separator))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func shown(v any) string {
+	switch v := v.(type) {
+	case time.Time:
+		return event.FormatTime(v)
+	case []byte:
+		return string(v)
+	}
+	return fmt.Sprint(v)
+}
+
+// difference shows the first lines that only one side has; cmp's own would take
+// very long for ten thousand.
+func difference(want, have []string) string {
+	counts := map[string]int{}
+	for _, line := range want {
+		counts[line]++
+	}
+	for _, line := range have {
+		counts[line]--
+	}
+	var b strings.Builder
+	n := 0
+	for _, line := range slices.Sorted(maps.Keys(counts)) {
+		if counts[line] == 0 {
+			continue
+		}
+		if n++; n > 10 {
+			continue
+		}
+		sign := "-"
+		if counts[line] < 0 {
+			sign = "+"
+		}
+		fmt.Fprintf(&b, "%s %s\n", sign, line)
+	}
+	if n > 10 {
+		fmt.Fprintf(&b, "and %d more\n", n-10)
+	}
+	return b.String()
+}

@@ -82,7 +82,7 @@ func (c *conn) within(timeout time.Duration, fn func() error) error {
 }
 
 // cut ends the connection without the server's help. Calls that are under way return with an error.
-func (c *conn) cut() { _ = c.sock.Conn.Close() }
+func (c *conn) cut() { _ = c.sock.Close() }
 
 // end closes the connection in good order if that is still possible.
 func (c *conn) end() {

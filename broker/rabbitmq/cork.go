@@ -66,7 +66,7 @@ func (c *corked) flush() error {
 	_, c.err = c.write(c.buf)
 	c.buf = c.buf[:0]
 	if c.err != nil {
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}
 	return c.err
 }

@@ -126,7 +126,7 @@ func (l *link) watch(ctx context.Context, c *conn) error {
 func (l *link) await(ctx context.Context) (*conn, error) {
 	l.want.Do(func() { close(l.wanted) })
 	for {
-		c, err, changed := l.state()
+		c, changed, err := l.state()
 		if c != nil || errors.Is(err, ErrClosed) {
 			return c, err
 		}
@@ -141,14 +141,14 @@ func (l *link) await(ctx context.Context) (*conn, error) {
 	}
 }
 
-func (l *link) state() (c *conn, err error, changed <-chan struct{}) {
+func (l *link) state() (c *conn, changed <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.conn, l.err, l.changed
+	return l.conn, l.changed, l.err
 }
 
 func (l *link) trouble() error {
-	_, err, _ := l.state()
+	_, _, err := l.state()
 	return err
 }
 
@@ -179,7 +179,7 @@ type backoff struct{ tries int }
 func (b *backoff) pause(ctx context.Context) bool {
 	limit := min(firstPause<<min(b.tries, 10), lastPause)
 	b.tries++
-	timer := time.NewTimer(limit/2 + rand.N(limit/2))
+	timer := time.NewTimer(limit/2 + rand.N(limit/2)) //nolint:gosec // jitter is no secret
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -51,7 +51,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		if ok() {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 	}
 	t.Fatalf("not within 10 s: %s", what)
 }
@@ -122,7 +122,7 @@ func TestNothingConfirmedIsLost(t *testing.T) {
 		size := min(200, len(msgs))
 		wait := b.PublishAsync(t.Context(), topics[:size], msgs[:size])
 		if call%3 == 0 {
-			time.Sleep(rand.N(3 * time.Millisecond)) // cut at any point: nothing, a part, or all is confirmed
+			<-time.After(rand.N(3 * time.Millisecond)) // cut at any point: nothing, a part, or all is confirmed
 			proxy.cut()
 		}
 		var failed []*message.Message
@@ -142,7 +142,7 @@ func TestNothingConfirmedIsLost(t *testing.T) {
 		t.Error("no message was under way when the connection was cut; the test proved nothing")
 	}
 	eventually(t, "the queue empty and everything acked", func() bool {
-		q, err := r.ch.QueueInspect(queue)
+		q, err := r.ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 		return err == nil && q.Messages == 0
 	})
 }
@@ -165,7 +165,7 @@ func TestSubscriberRecovers(t *testing.T) {
 	proxy.cut()
 	second.Ack() // its channel is gone: no effect, no harm
 	eventually(t, "the loss logged", func() bool { return log.count("connection lost") == 2 })
-	time.Sleep(300 * time.Millisecond) // several attempts
+	<-time.After(300 * time.Millisecond) // several attempts
 	proxy.setRefuse(false)
 
 	if diff := cmp.Diff([]string{"0", "1", "2"}, r.receive(messages, 3)); diff != "" {
@@ -335,7 +335,7 @@ func TestBlockedConnection(t *testing.T) {
 
 	released := make(chan error, 1)
 	go func() { released <- b.Publish("account", newMessage("after")) }()
-	time.Sleep(timeout / 5)
+	<-time.After(timeout / 5)
 	proxy.block(false)
 	if err := <-released; err != nil {
 		t.Errorf("Publish, unblocked in time: have error %v, want none", err)

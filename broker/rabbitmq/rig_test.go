@@ -133,7 +133,7 @@ func (r *rig) get(queue string) amqp.Delivery {
 		if ok {
 			return d
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 	}
 	r.t.Fatalf("no message in queue %s", queue)
 	return amqp.Delivery{}

@@ -85,7 +85,7 @@ func (s *session) room(deadline time.Time) error {
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	for {
-		_, _, changed := s.link.state() // before the look at blocked, so that no change is missed
+		_, changed, _ := s.link.state() // before the look at blocked, so that no change is missed
 		blocked := s.conn.blocked.Load()
 		if s.inFlight() < len(s.ring) && !blocked {
 			return nil
@@ -111,7 +111,7 @@ func (s *session) blocked() error {
 func (s *session) inFlight() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return int(s.next - s.first)
+	return int(s.next - s.first) //nolint:gosec // at most the window
 }
 
 // push enters the delivery before it is published, since its confirm can be there before Publish

@@ -212,7 +212,7 @@ func (s *subscription) finish() {
 		select {
 		case <-rescan.C:
 			s.acknowledge(true)
-		case <-s.gone:
+		case <-s.gone: //nolint:errcheck // its end is all that counts
 			return
 		case <-s.closing:
 			return

@@ -73,7 +73,7 @@ func TestTTLExpires(t *testing.T) {
 	if err := b.Publish("account", msg); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond)
+	<-time.After(200 * time.Millisecond)
 	if have := r.payloads(queue); have != nil {
 		t.Errorf("have messages %q, want them expired", have)
 	}

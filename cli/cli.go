@@ -26,7 +26,7 @@ const (
 // returns its exit code. Results go to stdout, logs and errors to stderr. When
 // ctx ends, a running command drains and returns.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := New()
+	root := New() //nolint:contextcheck // cobra hands ctx on
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -77,7 +77,7 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config) error {
 	defer done()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil //nolint:nilerr // it was asked to end before it began
+		return nil // it was asked to end before it began
 	case err != nil:
 		return err
 	}

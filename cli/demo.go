@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -118,7 +117,7 @@ func (s *settings) demo(cmd *cobra.Command, f demoFlags) error {
 	}
 	defer func() { _ = b.Close() }()
 	if cfg.BrokerName == "" {
-		cfg.BrokerName, cfg.BrokerStays = brokerName(s.brokerURL), !strings.HasPrefix(s.brokerURL, "memory:")
+		cfg.BrokerName = brokerName(s.brokerURL)
 	}
 	if master.dialect == migrations.Postgres {
 		cfg.Wake = relay.Listen(ctx, master.dsn, log)
@@ -154,11 +153,11 @@ func report(cmd *cobra.Command, asJSON bool, r demo.Result) error {
 // writes to, or nil when it writes to something else.
 func terminalSize(cmd *cobra.Command) func() (width, height int) {
 	f, ok := cmd.OutOrStdout().(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) { //nolint:gosec // a file descriptor fits
+	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return nil
 	}
 	return func() (width, height int) {
-		width, height, err := term.GetSize(int(f.Fd())) //nolint:gosec // as above
+		width, height, err := term.GetSize(int(f.Fd()))
 		if err != nil {
 			return 0, 0
 		}

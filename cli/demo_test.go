@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/lockstep-go/lockstep/internal/testdb"
 )
 
@@ -119,25 +117,6 @@ func ownDatabase(t *testing.T) (db *sql.DB, raw string) {
 	return db, u.String()
 }
 
-// deleteQueues deletes the queues that a demo says it has left on RabbitMQ.
-func deleteQueues(t *testing.T, brokerURL, log string) {
-	t.Helper()
-	conn, err := amqp.Dial(brokerURL)
-	if err != nil {
-		t.Fatal("cannot dial RabbitMQ") // the error may hold the URL
-	}
-	defer func() { _ = conn.Close() }()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, queue := range regexp.MustCompile(`\b(?:dead_letter_)?demo_replica_\w+`).FindAllString(log, -1) {
-		if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func TestDemoOnServers(t *testing.T) {
 	t.Parallel()
 	db, database := ownDatabase(t)
@@ -147,7 +126,9 @@ func TestDemoOnServers(t *testing.T) {
 		if code, _ := p.exit(patience); code != 0 {
 			t.Fatalf("exit code %d", code)
 		}
-		deleteQueues(t, broker, p.log.String())
+		if have := p.log.String(); have != "" { // queues that stay on the broker, for one
+			t.Errorf("stderr: %s", have)
+		}
 		r := checkDemo(t, p.out.String(), time.Second)
 		var rows int64
 		const both = `SELECT (SELECT count(*) FROM lockstep_demo_replica.account_ref) + (SELECT count(*) FROM lockstep_demo_replica.author_ref)`

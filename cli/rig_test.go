@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -13,8 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/lockstep-go/lockstep/cli"
 )
@@ -39,15 +38,14 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binaryFolder = folder
-	code := m.Run()
-	_ = os.RemoveAll(folder)
-	os.Exit(code)
+	defer func() { _ = os.RemoveAll(folder) }()
+	m.Run()
 }
 
 // relayBinary builds the command once.
 var relayBinary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(binaryFolder, "relay")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "../cmd/relay") //nolint:gosec // fixed but for the folder
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "../cmd/relay")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -127,7 +125,7 @@ func start(t *testing.T, env []string, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(binary, args...), done: make(chan struct{})} //nolint:gosec // our own command
+	p := &process{t: t, cmd: exec.Command(binary, args...), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
 	if err := p.cmd.Start(); err != nil {
@@ -169,16 +167,6 @@ func (p *process) waitLog(text string) {
 		}
 		return ""
 	})
-}
-
-// runs reports whether the process has not ended yet.
-func (p *process) runs() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
 }
 
 // exit waits for the end and returns the exit code, or the signal that ended it.

@@ -71,7 +71,7 @@ func (s *settings) run(cmd *cobra.Command, cfg relay.Config) error {
 	defer done()
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil //nolint:nilerr // it was asked to end before it began
+		return nil // it was asked to end before it began
 	case err != nil:
 		return err
 	}

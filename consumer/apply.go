@@ -1,11 +1,13 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
@@ -98,6 +100,16 @@ func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) 
 		return fmt.Errorf("consumer: commit: %w", err)
 	}
 	return nil
+}
+
+// byTable returns the messages in the tables' order, those of a table in their
+// own: what is applied piece by piece finds the rows it refers to.
+func byTable(batch []*incoming) []*incoming {
+	place := func(a, b *incoming) int { return cmp.Compare(a.to.place, b.to.place) }
+	if slices.IsSortedFunc(batch, place) {
+		return batch
+	}
+	return slices.SortedStableFunc(slices.Values(batch), place)
 }
 
 // Waits between attempts at a transaction or a publication.

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -160,6 +161,22 @@ func (r *runner) handlePart(ctx context.Context, p part) {
 	}
 }
 
+// observe tells Config.Observe of the messages that a transaction has settled.
+func (r *runner) observe(messages []*incoming, failures []failure, now time.Time) {
+	if r.cfg.Observe == nil {
+		return
+	}
+	failed := make(map[*incoming]bool, len(failures))
+	for _, f := range failures {
+		failed[f.in] = true
+	}
+	for _, in := range messages {
+		if !failed[in] {
+			r.cfg.Observe(in.ev.CQRSID, now.Sub(in.Updated))
+		}
+	}
+}
+
 // apply repeats a transaction until it stands. It returns false when ctx ended
 // before that.
 func (r *runner) apply(ctx context.Context, p part) (result, bool) {
@@ -168,7 +185,9 @@ func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 		res, err := r.attempt(p)
 		if err == nil {
 			outage.over()
-			r.stats.committed(res, p.messages[len(p.messages)-1], r.cfg.Now())
+			now := r.cfg.Now()
+			r.stats.committed(res, p.messages[len(p.messages)-1], now)
+			r.observe(p.messages, res.failures, now)
 			if res.downgraded > 0 {
 				r.log.Warn("a SYNC lowered revisions", "rows", res.downgraded)
 			}

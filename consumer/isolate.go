@@ -216,7 +216,7 @@ func (iso *isolation) halve(ctx context.Context, batch []*incoming) error {
 		if _, err := tx.ExecContext(ctx, dialect.ReplicaImmediate); err != nil {
 			return fmt.Errorf("consumer: isolate: %w", err)
 		}
-		return iso.try(ctx, tx, batch)
+		return iso.try(ctx, tx, byTable(batch))
 	})
 }
 

@@ -38,13 +38,18 @@ func openDB(t testing.TB, d Dialect, ddl ...string) *sql.DB {
 		open, timeType = testdb.SQLite, "text"
 	}
 	db, _ := open(t)
-	if _, err := migrations.Up(t.Context(), db, d); err != nil {
-		t.Fatal(err)
-	}
+	migrate(t, db, d)
 	for _, statement := range ddl {
 		mustExec(t, db, strings.ReplaceAll(statement, "%s", timeType))
 	}
 	return db
+}
+
+func migrate(t testing.TB, db *sql.DB, d Dialect) {
+	t.Helper()
+	if _, err := migrations.Up(t.Context(), db, d); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func mustExec(t testing.TB, db *sql.DB, statement string, args ...any) {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/testdb"
 )
 
 // running is a consumer that runs against a testBroker.
@@ -241,6 +242,41 @@ func TestDatabaseOutagePauses(t *testing.T) {
 			t.Errorf("have %+v, want 21 applied, 1 pause, no attempt spent", s)
 		}
 	})
+}
+
+// TestServerBreaksConnections: whenever a connection is lost, also at a commit,
+// nothing is lost and no message pays for it.
+func TestServerBreaksConnections(t *testing.T) {
+	t.Parallel()
+	admin, dsn := testdb.Postgres(t)
+	own := reopen(t, dsn, "application_name", "lockstep broken connections")
+	migrate(t, own, Postgres)
+	mustExec(t, own, strings.ReplaceAll(accountTable, "%s", "timestamptz"))
+	r := rigOn(t, own, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}})
+	r.cfg.BatchSize, r.cfg.Now = 20, time.Now
+	h := newHistory(1)
+	for key := range 20 {
+		h.lockstepLike(key, 50)
+	}
+	messages := h.deliver(50)
+	broker := newTestBroker()
+	run := r.start(t, broker, broker)
+	for part := range slices.Chunk(messages, 1+len(messages)/5) {
+		broker.deliver(part...)
+		eventually(t, "a transaction", func() bool { return r.Stats().Batches > 0 })
+		mustExec(t, admin, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lockstep broken connections'`)
+	}
+	run.awaitAcked(t, len(messages))
+	if err := run.stop(t); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	have := dump(t, r.db, "SELECT cqrs_revision, cqrs_updated, id, note, title FROM account_ref")
+	if diff := cmp.Diff(slices.Sorted(maps.Values(h.rows)), have); diff != "" {
+		t.Errorf("the replica is not the master (-master +replica):\n%s", diff)
+	}
+	if s := r.Stats(); s.Pauses == 0 || s.Retried+s.Dead > 0 {
+		t.Errorf("have %+v, want pauses and no attempt spent", s)
+	}
 }
 
 // TestStopInDatabaseOutage: everything in hand goes back to the queue.

@@ -38,6 +38,7 @@ const (
 func (s *sqlite) plan([]*incoming) any { return nil }
 
 func (s *sqlite) apply(ctx context.Context, batch []*incoming, _ any) (result, error) {
+	batch = byTable(batch)
 	for _, in := range batch {
 		if err := s.prepareFor(ctx, in); err != nil {
 			return result{}, err

@@ -25,13 +25,7 @@ func TestConsumerKilledInMidFlow(t *testing.T) {
 	r.caughtUp(t)
 
 	// Now it dies while its transaction waits, with the last message of each key.
-	lock, err := r.replica.BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lock.ExecContext(t.Context(), "LOCK TABLE account_ref IN EXCLUSIVE MODE"); err != nil {
-		t.Fatal(err)
-	}
+	unlock := r.lockReplica(t)
 	r.do(t, func(ctx context.Context, tx *outbox.Tx) error {
 		for key := range int64(writersKeys) {
 			if err := r.put(ctx, tx, key+1, "the last word"); err != nil {
@@ -40,13 +34,9 @@ func TestConsumerKilledInMidFlow(t *testing.T) {
 		}
 		return nil
 	})
-	until(t, "the consumer's transaction waits", func() bool {
-		return number(t, r.replica, "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'account_ref'::regclass") > 0
-	})
+	r.awaitWaiting(t)
 	c.kill(t)
-	if err := lock.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	unlock()
 	r.startConsumerProcess(t)
 	r.settled(t)
 }

@@ -16,14 +16,14 @@ func TestRelayKilledInMidFlow(t *testing.T) {
 		until(t, "the relay gets the lease", func() bool {
 			return number(t, r.master, "SELECT coalesce(max(term), 0) FROM outbox_leases") > term
 		})
-		r.progress(t, 100)
+		r.progress(t)
 		if term < 2 {
 			re.kill(t)
 		}
 	}
 	// Now it dies while messages are on their way that will never arrive.
 	way.swallow()
-	until(t, "the relay sends messages", func() bool { return way.swallowed.Load() > 1_000 })
+	way.awaitSwallowed(t)
 	re.kill(t)
 	w.stop()
 	way.mend()

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // proxy stands between a service and the broker. It can swallow what the service
@@ -95,6 +96,20 @@ func (p *proxy) forward(to, from net.Conn, fromService bool) {
 func (p *proxy) swallow() {
 	p.swallowed.Store(0)
 	p.swallows.Store(true)
+}
+
+// awaitSwallowed waits until the service has sent what it could without hearing
+// from the broker.
+func (p *proxy) awaitSwallowed(t *testing.T) {
+	t.Helper()
+	const quiet = 200 * time.Millisecond
+	last, since := int64(0), time.Now()
+	until(t, "the service sends messages", func() bool {
+		if n := p.swallowed.Load(); n != last {
+			last, since = n, time.Now()
+		}
+		return last > 0 && time.Since(since) > quiet
+	})
 }
 
 // mend cuts all connections and forwards those that come.

@@ -103,11 +103,17 @@ type consumerInside struct {
 // by another way.
 func (r *rig) startConsumer(t *testing.T, url ...string) *consumerInside {
 	t.Helper()
-	b, err := r.connect(t.Context(), append(url, r.brokerURL)[0])
+	return r.consume(t, append(url, r.brokerURL)[0], consumer.Config{})
+}
+
+func (r *rig) consume(t *testing.T, url string, cfg consumer.Config) *consumerInside {
+	t.Helper()
+	b, err := r.connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := consumer.New(r.replica, b, consumer.Config{Queue: r.queue, Logger: r.log})
+	cfg.Queue, cfg.Logger = r.queue, r.log
+	c, err := consumer.New(r.replica, b, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +126,31 @@ func (r *rig) startConsumer(t *testing.T, url ...string) *consumerInside {
 		}
 	}
 	return &consumerInside{r.run(t, "consumer", b, c.Run), c}
+}
+
+// lockReplica makes every transaction of a consumer wait until unlock is called.
+func (r *rig) lockReplica(t *testing.T) (unlock func()) {
+	t.Helper()
+	lock, err := r.replica.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.ExecContext(t.Context(), "LOCK TABLE account_ref IN EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := lock.Rollback(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// awaitWaiting waits until a consumer's transaction waits for lockReplica's end.
+func (r *rig) awaitWaiting(t *testing.T) {
+	t.Helper()
+	until(t, "the consumer's transaction waits", func() bool {
+		return number(t, r.replica, "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'account_ref'::regclass") > 0
+	})
 }
 
 // outside is a service that is a process of its own.

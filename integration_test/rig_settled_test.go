@@ -12,6 +12,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/event"
 )
 
@@ -173,19 +174,25 @@ func repeats(events []wired) int {
 	return len(events) - len(ids)
 }
 
-// replay sends everything to the replica's queue once more, shuffled, and waits
+// replay sends everything to the replica's queue twice more, shuffled and then
+// from the last to the first, which ends each key with its oldest event. It waits
 // until a new consumer is through with it and the queue is empty.
 func (r *rig) replay(t *testing.T, events []wired) {
 	t.Helper()
-	c := r.startConsumer(t)
+	// Batches so small that what of a key must not be applied meets its row, not
+	// only its newer message.
+	c := r.consume(t, r.brokerURL, consumer.Config{BatchSize: 1 + len(events)/200})
 	defer c.stop(t)
 	seed := rand.Uint64()
-	t.Logf("%d messages again, shuffled with seed %d", len(events), seed)
-	shuffled := slices.DeleteFunc(slices.Clone(events), func(w wired) bool { return r.unfit != nil && r.unfit(w) })
-	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-	topics := make([]string, len(shuffled))
-	messages := make([]*message.Message, len(shuffled))
-	for i, w := range shuffled {
+	t.Logf("%d messages again, first shuffled with seed %d, then backwards", len(events), seed)
+	backwards := slices.DeleteFunc(slices.Clone(events), func(w wired) bool { return r.unfit != nil && r.unfit(w) })
+	slices.Reverse(backwards)
+	again := slices.Clone(backwards)
+	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
+	again = append(again, backwards...)
+	topics := make([]string, len(again))
+	messages := make([]*message.Message, len(again))
+	for i, w := range again {
 		topics[i] = event.DirectTopic(r.queue, w.ev.CQRSID)
 		messages[i] = w.msg.Copy()
 	}

@@ -10,7 +10,7 @@ func TestTwoRelaysAndTwoConsumers(t *testing.T) {
 	relays := []*relayInside{r.startRelay(t), r.startRelay(t)}
 	consumers := []*consumerInside{r.startConsumer(t), r.startConsumer(t)}
 	w := r.startWriters(t)
-	r.progress(t, 100)
+	r.progress(t)
 	for round := range 3 {
 		owner := 0
 		until(t, "a relay works", func() bool {
@@ -26,11 +26,11 @@ func TestTwoRelaysAndTwoConsumers(t *testing.T) {
 		relays[owner].stop(t)
 		consumers[round%2].stop(t)
 		until(t, "the other relay takes over", func() bool { return relays[1-owner].Stats().Published > 0 })
-		r.progress(t, 100)
+		r.progress(t)
 		relays[owner] = r.startRelay(t)
 		consumers[round%2] = r.startConsumer(t)
 	}
-	r.progress(t, 100)
+	r.progress(t)
 	w.stop()
 	if n := repeats(r.settled(t)); n > 0 {
 		t.Errorf("%d messages were published twice, want none", n)

@@ -71,9 +71,9 @@ func tables(t *testing.T, db *sql.DB, d migrations.Dialect) (names []string) {
 	return names
 }
 
-func exec(t *testing.T, db *sql.DB, statement string, args ...any) {
+func exec(t *testing.T, db *sql.DB, statement string) {
 	t.Helper()
-	if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
 }

@@ -140,3 +140,31 @@ func TestOtherKeys(t *testing.T) {
 		}
 	})
 }
+
+// No name of a table or a column can meet one that the statements use inside.
+func TestTablesOfAnyName(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		names := []string{
+			"m", "t", "c", "d", "r", "k", "marked", "changed", "buried", "f0", "ord", "event_id", "lockstep", `quo"ted`, "select", "UPPER", "tablé", "excluded",
+		}
+		var want []sent
+		for i, name := range names {
+			q := m.dialect.QuoteColumn(name)
+			m.exec(t, `CREATE TABLE `+q+` (`+q+` BIGINT PRIMARY KEY, f1 TEXT, "name" TEXT, "payload" REAL, "key" TEXT, "revision" TEXT, "entity" TEXT)`)
+			lines, err := migrations.TableSQL(m.dialect, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.exec(t, lines)
+			id := "e" + string(rune('a'+i))
+			m.ob = m.outbox(t, outbox.Entity{ID: id, Table: name, Key: name})
+			m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error {
+				return errors.Join(exec(ctx, tx, `INSERT INTO `+q+` (`+q+`, "name") VALUES (1, 'x')`), tx.Saved(id, 1), tx.Flush(ctx),
+					tx.Deleting(ctx, id, 1), tx.Delete(ctx, id, 1))
+			})
+			want = append(want, sent{id, "1", event.Save, 1, "x"}, sent{id, "1", event.Delete, 2, nil}, sent{id, "1", event.Delete, 3, nil})
+		}
+		m.wantSent(t, want...)
+	})
+}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -141,22 +142,30 @@ func (l *ledger) due(now time.Time) (ids []int64, next time.Time) {
 func (l *ledger) asked(due []int64, fetched []row, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	gone := len(fetched) == 0 && err == nil
+	// The byte limit cuts the end only: what is below the last id fetched and was not fetched is gone.
+	upTo := int64(math.MaxInt64)
 	underWay := make(map[unit]bool, len(fetched))
+	there := make(map[int64]bool, len(fetched))
 	for _, r := range fetched {
-		underWay[r.unit] = true
+		underWay[r.unit], there[r.id], upTo = true, true, r.id
+	}
+	if err != nil {
+		upTo = -1
 	}
 	for u, w := range l.blocked {
-		if _, now := slices.BinarySearch(due, w.ids[0]); !now {
+		head := w.ids[0]
+		if _, now := slices.BinarySearch(due, head); !now {
 			continue
 		}
 		w.busy = underWay[u]
-		if gone {
-			w.attempts = 0
-			w.ids = slices.DeleteFunc(w.ids, func(id int64) bool { _, found := slices.BinarySearch(due, id); return found })
-		}
+		w.ids = slices.DeleteFunc(w.ids, func(id int64) bool {
+			_, asked := slices.BinarySearch(due, id)
+			return asked && id <= upTo && !there[id]
+		})
 		if len(w.ids) == 0 {
 			delete(l.blocked, u)
+		} else if w.ids[0] != head {
+			w.attempts = 0
 		}
 	}
 }

@@ -19,6 +19,7 @@ type session struct {
 	gaps   gaps
 	fetch  *fetcher
 
+	retried   bool // the last read was for keys to try again
 	asleep    bool
 	idleSince time.Time
 	sweptAt   time.Time
@@ -161,9 +162,13 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 			}
 			return err
 		}
+		found := len(rows) > 0
 		if rows = s.ledger.admit(rows); len(rows) > 0 {
 			fetched <- rows // the sender takes it in any case: it must be settled
 			s.awake(ctx)
+			continue
+		}
+		if found {
 			continue
 		}
 		if err := s.idle(ctx); err != nil && ctx.Err() == nil {
@@ -177,7 +182,7 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 // that appeared late, then new ones.
 func (s *session) next(ctx context.Context) ([]row, error) {
 	now := time.Now()
-	if !now.Before(s.keysDue) {
+	if s.retried = !s.retried && !now.Before(s.keysDue); s.retried {
 		ids, due := s.ledger.due(now)
 		s.keysDue = earliest(due, now.Add(keysPace))
 		if len(ids) > 0 {

@@ -5,6 +5,7 @@ package demo
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -14,8 +15,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/consumer"
@@ -38,8 +37,6 @@ type Config struct {
 	Master, Replica Side
 	Broker          broker.Broker
 	BrokerName      string // shown to people
-	// BrokerStays says that the broker outlives the demo, and its queues with it.
-	BrokerStays bool
 	// Wake is the relay's; see relay.Config.
 	Wake <-chan struct{}
 	// For is how long the master writes; 0 means until ctx ends.
@@ -262,23 +259,13 @@ func (d *demo) result(took time.Duration, difference string) Result {
 	return r
 }
 
-// dropQueues removes the run's queues from a broker that others use too, or
-// says that they stay there.
+// dropQueues removes the run's queues from a broker that others use too.
 func (d *demo) dropQueues(ctx context.Context) {
-	if !d.BrokerStays {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settle)
 	defer cancel()
-	deleter, can := d.Broker.(interface {
-		DeleteQueue(ctx context.Context, queue string) error
-	})
-	queues := []string{d.ids.queue, event.DeadLetterQueue(d.ids.queue)}
-	err := errors.New("Lockstep has no call for it")
-	if can {
-		err = errors.Join(deleter.DeleteQueue(ctx, queues[0]), deleter.DeleteQueue(ctx, queues[1]))
-	}
-	if err != nil {
-		d.Log.Warn("the demo's queues stay on the broker: delete them by the broker's own tools", "queues", strings.Join(queues, " "), "error", err)
+	for _, queue := range []string{d.ids.queue, event.DeadLetterQueue(d.ids.queue)} {
+		if err := d.Broker.DeleteQueue(ctx, queue); err != nil {
+			d.Log.Warn("the demo's queue stays on the broker", "queue", queue, "error", err)
+		}
 	}
 }

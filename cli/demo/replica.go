@@ -39,7 +39,7 @@ func (d *demo) converge(ctx context.Context) string {
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	difference := "not compared"
+	var difference string
 	for {
 		pending, _, err := d.pending(ctx)
 		if err != nil {

@@ -91,8 +91,10 @@ func (d *demo) sample(ctx context.Context) (s sample, err error) {
 		table string
 		n     *int64
 	}{
-		{&d.Master, "accounts", &s.accounts}, {&d.Master, "authors", &s.authors},
-		{&d.Replica, "account_ref", &s.accountCopies}, {&d.Replica, "author_ref", &s.authorCopies},
+		{&d.Master, "accounts", &s.accounts},
+		{&d.Master, "authors", &s.authors},
+		{&d.Replica, "account_ref", &s.accountCopies},
+		{&d.Replica, "author_ref", &s.authorCopies},
 	} {
 		if *c.n, err = d.count(ctx, c.side, []string{c.table}); err != nil {
 			return s, err

@@ -63,6 +63,8 @@ func classifyState(state string) Class {
 		return Canceled
 	case "0A000": // feature_not_supported
 		return Data
+	case "42601", "42602", "42622": // syntax, name: our statements have none; input of tsvector, ltree, jsonpath
+		return Data
 	}
 	switch state[:min(2, len(state))] {
 	case "21", "22", "23", "44", "54", "P0": // cardinality, data, integrity, check option, a limit (size, depth), raised by a trigger
@@ -89,7 +91,11 @@ func classifySQLite(code int) Class {
 // column's type or is out of its range.
 func IsBadValue(err error) bool {
 	var state sqlStater
-	return errors.As(err, &state) && strings.HasPrefix(state.SQLState(), "22")
+	if !errors.As(err, &state) {
+		return false
+	}
+	s := state.SQLState()
+	return strings.HasPrefix(s, "22") || classifyState(s) == Data && strings.HasPrefix(s, "42")
 }
 
 // ConstraintOf returns the name of the constraint that err reports as violated,

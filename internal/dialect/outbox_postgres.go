@@ -23,9 +23,10 @@ type EntitySQL struct {
 	Save, Delete, Deleting string
 }
 
-// postgresMarked turns the two lists into rows.
+// postgresMarked turns the two lists into rows. Names that stand where a table's
+// could start with lockstep_, so that no table is hidden by them.
 const postgresMarked = `
-WITH marked AS (
+WITH lockstep_marked AS (
     SELECT k::{key_type} AS k, event_id, ord
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS m (k, event_id, ord)
 )`
@@ -33,10 +34,10 @@ WITH marked AS (
 // postgresSave: the UPDATE holds the row lock from before the outbox id is drawn
 // until commit, so the ids of one key grow in the order of its commits. The sort
 // makes it finish before the first id is drawn.
-const postgresSave = postgresMarked + `, changed AS (
+const postgresSave = postgresMarked + `, lockstep_changed AS (
     UPDATE {table} AS t
     SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-    FROM marked m
+    FROM lockstep_marked m
     WHERE t.{key} = m.k
     RETURNING {returning}, t.cqrs_revision, t.cqrs_updated, m.event_id, m.ord
 )
@@ -44,24 +45,24 @@ const postgresSave = postgresMarked + `, changed AS (
 
 // postgresDeleting is for rows that the caller deletes next. It raises the
 // row's own revision too, in case it is not deleted after all.
-const postgresDeleting = postgresMarked + `, changed AS (
+const postgresDeleting = postgresMarked + `, lockstep_changed AS (
     UPDATE {table} AS t
     SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-    FROM marked m
+    FROM lockstep_marked m
     WHERE t.{key} = m.k
     RETURNING t.{key} AS f0, t.cqrs_revision, t.cqrs_updated, m.event_id, m.ord
 )` + postgresBury + postgresInsert
 
-const postgresDelete = postgresMarked + `, changed AS (
+const postgresDelete = postgresMarked + `, lockstep_changed AS (
     DELETE FROM {table} AS t
-    USING marked m
+    USING lockstep_marked m
     WHERE t.{key} = m.k
     RETURNING t.{key} AS f0, {next_revision} AS cqrs_revision, {next_updated} AS cqrs_updated, m.event_id, m.ord
 )` + postgresBury + postgresInsert
 
-const postgresBury = `, buried AS (
+const postgresBury = `, lockstep_buried AS (
     INSERT INTO outbox_tombstones AS d (entity, key, revision, deleted_at)
-    SELECT {entity}, c.f0::text, c.cqrs_revision, c.cqrs_updated FROM changed c
+    SELECT {entity}, c.f0::text, c.cqrs_revision, c.cqrs_updated FROM lockstep_changed c
     ON CONFLICT (entity, key) DO UPDATE SET revision = EXCLUDED.revision, deleted_at = EXCLUDED.deleted_at
 )
 `
@@ -69,7 +70,7 @@ const postgresBury = `, buried AS (
 const postgresInsert = `
 INSERT INTO outbox (topic, key, payload, metadata)
 SELECT {topic}, c.f0::text, convert_to({envelope}, 'UTF8'), jsonb_build_object({event_id_header}, c.event_id)
-FROM changed c
+FROM lockstep_changed c
 ORDER BY c.ord
 RETURNING key`
 
@@ -138,7 +139,7 @@ func postgresEnvelope(e EntityTable, signal event.Signal, data []string) string 
 		expires = `to_char((clock_timestamp() + interval '` + itoa(int(e.TTL)) + ` seconds') AT TIME ZONE 'UTC', '"\""YYYY-MM-DD"T"HH24:MI:SS"+00:00\""')`
 	}
 	return n.QuoteText(string(head)) +
-		" || (SELECT row_to_json(r)::text FROM (SELECT " + strings.Join(data, ", ") + ") r) || " +
+		" || (SELECT row_to_json(r.*)::text FROM (SELECT " + strings.Join(data, ", ") + ") r) || " +
 		n.QuoteText(`,"previous_data":null,"instance_pk":`) + " || to_json(c.f0)::text || " +
 		n.QuoteText(`,"correlation_id":null,"retries":0,"expires":`) + " || " + expires + " || " +
 		n.QuoteText(`,"meta":{}}`)

@@ -7,7 +7,8 @@ import (
 )
 
 // replicaLockClass is the first half of the advisory locks of replica tables,
-// so that they do not meet other programs' locks. The second half is the table.
+// so that they do not meet other programs' locks. The second half is the table,
+// however it is spelled: advisory locks are the whole database's.
 const replicaLockClass = 0x6c6b7374
 
 // postgresSettings hold for the transaction only. Times without an offset are
@@ -31,7 +32,7 @@ func ReplicaBegin(tables []string, exclusive func(table string) bool) string {
 		if exclusive(t) {
 			lock = "pg_advisory_xact_lock"
 		}
-		fmt.Fprintf(&b, ", %s(%d, hashtext(%s))", lock, replicaLockClass, Postgres.QuoteText(t))
+		fmt.Fprintf(&b, ", %s(%d, hashoid(%s::regclass))", lock, replicaLockClass, Postgres.QuoteText(Postgres.Quote(t)))
 	}
 	return b.String()
 }
@@ -63,6 +64,9 @@ const (
 	MemberFirst = "f"
 )
 
+// The names in these statements that stand where a table's could start with
+// lockstep_, so that no replica table is hidden by them.
+
 // postgresReplicaSave applies SAVEs.
 //
 //   - m: the objects, in key order, so that two consumers lock rows in one order.
@@ -75,50 +79,50 @@ const (
 //
 // The result is about rest only, for the counters.
 const postgresReplicaSave = `
-WITH m AS MATERIALIZED (
+WITH lockstep_m AS MATERIALIZED (
     SELECT {values}, b, p, r, u, f, n
     FROM ROWS FROM (json_to_recordset($1) AS ({members}, b bigint, p bigint, r bigint, u timestamptz, f timestamptz))
          WITH ORDINALITY AS m ({names}, b, p, r, u, f, n)
-), next AS (
+), lockstep_next AS (
     UPDATE {table} t
     SET {set_m}cqrs_revision = m.r, cqrs_updated = m.u
-    FROM m
+    FROM lockstep_m m
     WHERE m.b IS NOT NULL AND t.{key} = m.k AND t.cqrs_revision >= m.b AND t.cqrs_revision < m.r
     RETURNING m.n
 ), {rest}
-SELECT n, held, revives FROM rest WHERE held IS NOT NULL OR NOT revives`
+SELECT n, held, revives FROM lockstep_rest WHERE held IS NOT NULL OR NOT revives`
 
 // postgresReplicaSync applies SYNCs, which may meet any stored revision.
 const postgresReplicaSync = `
-WITH m AS MATERIALIZED (
+WITH lockstep_m AS MATERIALIZED (
     SELECT {values}, b, p, r, u, f, n
     FROM ROWS FROM (json_to_recordset($1) AS ({members}, b bigint, p bigint, r bigint, u timestamptz, f timestamptz))
          WITH ORDINALITY AS m ({names}, b, p, r, u, f, n)
 ), {rest}
-SELECT n, held, revives FROM rest WHERE held IS NOT NULL OR NOT revives`
+SELECT n, held, revives FROM lockstep_rest WHERE held IS NOT NULL OR NOT revives`
 
-const postgresReplicaRest = `rest AS MATERIALIZED (
+const postgresReplicaRest = `lockstep_rest AS MATERIALIZED (
     SELECT h.*, CASE WHEN h.held IS NULL THEN (
         SELECT greatest(h.r, h.p) > d.revision OR coalesce(h.f > d.updated, false)
         FROM {tombstones} d
         WHERE d.replica = {replica} AND d.key = {h_text}) END AS revives
     FROM (
         SELECT m.*, (SELECT t.cqrs_revision FROM {table} t WHERE t.{key} = m.k) AS held
-        FROM m{without_next}
+        FROM lockstep_m m{without_next}
         OFFSET 0
     ) h
-), put AS (
+), lockstep_put AS (
     INSERT INTO {table} AS t ({key}, {columns}cqrs_revision, cqrs_updated)
     SELECT k, {select}r, u
-    FROM rest
+    FROM lockstep_rest
     WHERE {seen} AND revives IS NOT FALSE
     ORDER BY n
     ON CONFLICT ({key}) DO UPDATE
     SET {set_excluded}cqrs_revision = EXCLUDED.cqrs_revision, cqrs_updated = EXCLUDED.cqrs_updated
     WHERE {meanwhile}
-), revived AS (
+), lockstep_revived AS (
     DELETE FROM {tombstones} d
-    WHERE d.replica = {replica} AND d.key = ANY (ARRAY(SELECT {rest_text} FROM rest WHERE revives))
+    WHERE d.replica = {replica} AND d.key = ANY (ARRAY(SELECT {rest_text} FROM lockstep_rest WHERE revives))
 )`
 
 // postgresReplicaDelete applies DELETEs. It runs under the table's lock, so what
@@ -127,7 +131,7 @@ const postgresReplicaRest = `rest AS MATERIALIZED (
 // them stays away. The result is what was stored before: 0 nothing, 1 a row,
 // 2 a tombstone.
 const postgresReplicaDelete = `
-WITH m AS MATERIALIZED (
+WITH lockstep_m AS MATERIALIZED (
     SELECT m.*, {m_text} AS key,
            CASE WHEN t.found THEN 1 WHEN d.found THEN 2 ELSE 0 END AS stored,
            CASE WHEN t.found THEN t.cqrs_revision ELSE d.revision END AS held,
@@ -140,21 +144,21 @@ WITH m AS MATERIALIZED (
     LEFT JOIN LATERAL (SELECT true AS found, t.cqrs_revision, t.cqrs_updated FROM {table} t WHERE t.{key} = m.k LIMIT 1) t ON true
     LEFT JOIN LATERAL (SELECT true AS found, d.revision, d.updated FROM {tombstones} d
                        WHERE d.replica = {replica} AND d.key = {m_text} LIMIT 1) d ON true
-), hit AS MATERIALIZED (
-    SELECT * FROM m WHERE stored <> 1 OR r > held OR u > held_updated
-), gone AS (
-    DELETE FROM {table} t WHERE t.{key} = ANY (ARRAY(SELECT k FROM hit WHERE stored = 1))
-), dead AS (
+), lockstep_hit AS MATERIALIZED (
+    SELECT * FROM lockstep_m WHERE stored <> 1 OR r > held OR u > held_updated
+), lockstep_gone AS (
+    DELETE FROM {table} t WHERE t.{key} = ANY (ARRAY(SELECT k FROM lockstep_hit WHERE stored = 1))
+), lockstep_dead AS (
     INSERT INTO {tombstones} AS d (replica, key, revision, updated)
     SELECT {replica}, key, greatest(r, held), greatest(u, held_updated)
-    FROM hit
+    FROM lockstep_hit
     ORDER BY n
     ON CONFLICT (replica, key) DO UPDATE
     SET revision = greatest(d.revision, EXCLUDED.revision), updated = greatest(d.updated, EXCLUDED.updated),
         deleted_at = clock_timestamp()
     WHERE EXCLUDED.revision > d.revision OR EXCLUDED.updated > d.updated
 )
-SELECT n, stored, held, held_updated FROM m`
+SELECT n, stored, held, held_updated FROM lockstep_m`
 
 // replicaSeen and replicaMeanwhile spell a guard against rest.held and against the row that
 // ON CONFLICT found.
@@ -174,7 +178,7 @@ func (r *Replica) PostgresSave(guard Guard, where Where) string {
 	text := postgresReplicaSync
 	next := ""
 	if guard == Newer {
-		text, next = postgresReplicaSave, " WHERE m.n NOT IN (SELECT n FROM next)"
+		text, next = postgresReplicaSave, " WHERE m.n NOT IN (SELECT n FROM lockstep_next)"
 	}
 	members, names, values := r.postgresMembers(where)
 	replacements := append(r.postgresNames(),

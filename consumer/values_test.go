@@ -1,0 +1,444 @@
+package consumer
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
+)
+
+const valuesTable = `CREATE TABLE thing_ref (
+	id integer PRIMARY KEY, i integer, n numeric(6,2), b boolean, t text, v varchar(5), u uuid, j jsonb, a text[], y bytea, d date, ts timestamptz,
+	cqrs_revision integer NOT NULL, cqrs_updated timestamptz NOT NULL)`
+
+func thing(fields string) *message.Message {
+	return lockstep(envelope("SAVE", "thing", "{"+fields+`,"cqrs_revision":1,"cqrs_updated":"2026-11-22 12:00:01+00:00"}`))
+}
+
+// TestValuesOnPostgres: what PostgreSQL's own input conversion takes is applied;
+// what it refuses fails that message alone and names column, value and key.
+func TestValuesOnPostgres(t *testing.T) {
+	t.Parallel()
+	deep := strings.Repeat("[", 9900) + strings.Repeat("]", 9900)
+	tests := []struct {
+		field  string
+		column string
+		want   string // what is stored
+		fails  bool
+	}{
+		{`"i":7`, "i", "7", false},
+		{`"i":"7"`, "i", "7", false},
+		{`"i":" 7 "`, "i", "7", false},
+		{`"i":null`, "i", "null", false},
+		{`"i":1,"i":2`, "i", "2", false},
+		{`"i":1.9`, "i", "", true},
+		{`"i":"x"`, "i", "", true},
+		{`"i":{}`, "i", "", true},
+		{`"i":2147483648`, "i", "", true},
+		{`"n":1.50`, "n", "1.50", false},
+		{`"n":"1.5"`, "n", "1.50", false},
+		{`"n":1e3`, "n", "1000.00", false},
+		{`"n":12345.6`, "n", "", true},
+		{`"b":true`, "b", "true", false},
+		{`"b":1`, "b", "true", false},
+		{`"b":"yes"`, "b", "true", false},
+		{`"b":2`, "b", "", true},
+		{`"t":7`, "t", "7", false},
+		{`"t":"\u00e9\/\n\"\ud83d\ude00"`, "t", "é/\n\"😀", false},
+		{`"t":"a\u0000b"`, "t", "", true},
+		{`"t":"\ud800"`, "t", "", true},
+		{`"other":"\u0000\ud800","t":"ok"`, "t", "ok", false},
+		{`"t":{"a":[1]}`, "t", `{"a":[1]}`, false},
+		{`"v":"12345"`, "v", "12345", false},
+		{`"v":"123456"`, "v", "", true},
+		{`"u":"065659D9B41E5B62BC7A4C6042311468"`, "u", "065659d9-b41e-5b62-bc7a-4c6042311468", false},
+		{`"u":"065659"`, "u", "", true},
+		{`"j":{"b":1,"a":"x"}`, "j", `{"a": "x", "b": 1}`, false},
+		{`"j":"text"`, "j", `"text"`, false},
+		{`"j":"\u0000"`, "j", "", true},
+		{`"a":["x","y"]`, "a", "{x,y}", false},
+		{`"a":"{x,y}"`, "a", "{x,y}", false},
+		{`"a":7`, "a", "", true},
+		{`"y":"aGVsbG8="`, "y", "hello", false},
+		{`"y":"a"`, "y", "", true},
+		{`"d":"2026-01-02"`, "d", "2026-01-02 00:00:00.000000+00:00", false},
+		{`"d":"2026-13-02"`, "d", "", true},
+		{`"ts":"2026-01-02 03:04:05.5+03:00"`, "ts", "2026-01-02 00:04:05.500000+00:00", false},
+		{`"ts":"2026-01-02T03:04:05Z"`, "ts", "2026-01-02 03:04:05.000000+00:00", false},
+		{`"ts":"2026-01-02 03:04:05"`, "ts", "2026-01-02 03:04:05.000000+00:00", false}, // no offset: UTC, whatever the session's zone
+		{`"t":` + deep, "t", deep, false},
+	}
+	_, dsn := testdb.Postgres(t)
+	db := reopen(t, dsn, "timezone", "America/New_York")
+	migrate(t, db, Postgres)
+	mustExec(t, db, valuesTable)
+	r := rigOn(t, db, map[string]Table{"thing": {Name: "thing_ref"}})
+
+	columns := []string{"i", "n", "b", "t", "v", "u", "j", "a", "y", "d", "ts"}
+	var messages []*message.Message
+	for i, tc := range tests {
+		var fields strings.Builder
+		fmt.Fprintf(&fields, `"id":%d`, i)
+		for _, c := range columns {
+			if !strings.Contains(tc.field, `"`+c+`":`) {
+				fmt.Fprintf(&fields, `,%q:null`, c)
+			}
+		}
+		messages = append(messages, thing(fields.String()+","+tc.field))
+	}
+	res := r.batch(t, messages...)
+	failures := map[string]error{}
+	for _, f := range res.failures {
+		failures[f.in.key] = f.err
+	}
+	for i, tc := range tests {
+		err := failures[fmt.Sprint(i)]
+		shortened := shorten(tc.field, 80)
+		if tc.fails {
+			var data *DataError
+			switch {
+			case !errors.As(err, &data):
+				t.Errorf("%s: have %v, want a DataError", shortened, err)
+			case data.Entity != "thing" || data.Key != fmt.Sprint(i) || data.Column != tc.column || len(data.Value) > 60 || len(err.Error()) > 500:
+				t.Errorf("%s: have %#v, want it to name thing/%d and column %s", shortened, data, i, tc.column)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", shortened, err)
+			continue
+		}
+		have := dump(t, db, fmt.Sprintf("SELECT %s AS have FROM thing_ref WHERE id = %d", tc.column, i))
+		if diff := cmp.Diff([]string{"have=" + tc.want}, have); diff != "" {
+			t.Errorf("%s (-want +have):\n%s", shortened, diff)
+		}
+	}
+}
+
+// reopen opens a database again with another setting.
+func reopen(t *testing.T, dsn, setting, value string) *sql.DB {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set(setting, value)
+	u.RawQuery = q.Encode()
+	db, err := sql.Open("postgres", u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// TestUpdatedInAnyForm: cqrs_updated is one moment on both databases, however it
+// is written, and orders events as decide does.
+func TestUpdatedInAnyForm(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		r := accountRig(t, d)
+		for i, text := range []string{
+			"2026-11-22 12:00:01.5+00:00", "2026-11-22 12:00:01.500000", "2026-11-22T12:00:01.5Z", "2026-11-22 15:00:01.5+03:00",
+			"2026-11-22T14:00:01.5000004+0200", "2026-11-22T12:00:01.5000009Z",
+		} {
+			r.batch(t, lockstep(envelope("SAVE", "account", fmt.Sprintf(`{"id":%d,"name":"x","note":null,"cqrs_revision":"1","cqrs_updated":%q}`, i, text))))
+			have, _ := r.world(t, i)
+			want := time.Date(2026, 11, 22, 12, 0, 1, 500_000_000, time.UTC)
+			if !have.Updated.Equal(want) || have.Revision != 1 {
+				t.Errorf("%s: have %+v, want revision 1 at %s", text, have, want)
+			}
+		}
+	})
+}
+
+// TestKeysInAnyForm: spellings of one key are one row and one tombstone.
+func TestKeysInAnyForm(t *testing.T) {
+	t.Parallel()
+	const id = "065659d9-b41e-5b62-bc7a-4c6042311468"
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		tests := []struct {
+			keyType string
+			a, b    string
+			only    Dialect
+		}{
+			{"bigint", `1`, `"1"`, ""},
+			{"bigint", `"01"`, `" 1 "`, ""},
+			{"uuid", `"` + id + `"`, `"` + strings.ToUpper(strings.ReplaceAll(id, "-", "")) + `"`, ""},
+			{"text", `7`, `"7"`, ""},
+			{"numeric", `1.0`, `"1.00"`, Postgres},
+			{"timestamptz", `"2026-01-02 03:04:05Z"`, `"2026-01-02T05:04:05+02:00"`, Postgres},
+			{"char(5)", `"a"`, `"a  "`, Postgres},
+		}
+		for i, tc := range tests {
+			if tc.only != "" && tc.only != d {
+				continue
+			}
+			table := fmt.Sprintf("keyed_%d", i)
+			db := openDB(t, d, fmt.Sprintf(`CREATE TABLE %s (id %s PRIMARY KEY, name text, cqrs_revision bigint NOT NULL, cqrs_updated %%s NOT NULL)`, table, tc.keyType))
+			r := rigOn(t, db, map[string]Table{"keyed": {Name: table}})
+			at := func(signal, key string, revision int) *message.Message {
+				return lockstep(envelope(signal, "keyed", fmt.Sprintf(`{"id":%s,"name":"r%d",%s}`, key, revision, versionJSON(int64(revision), at(revision)))))
+			}
+			rows := func() []string { return dump(t, db, "SELECT name FROM "+table) }
+			name := fmt.Sprintf("%s %s and %s", tc.keyType, tc.a, tc.b)
+
+			if res := r.batch(t, at("SAVE", tc.a, 1), at("SAVE", tc.b, 3), at("SAVE", tc.a, 2)); len(res.failures) > 0 {
+				t.Errorf("%s: %v", name, res.failures[0].err)
+			}
+			if diff := cmp.Diff([]string{"name=r3"}, rows()); diff != "" {
+				t.Errorf("%s, saved (-want +have):\n%s", name, diff)
+			}
+			r.batch(t, at("DELETE", tc.b, 4))
+			r.batch(t, at("SAVE", tc.a, 3))
+			r.batch(t, at("SAVE", tc.b, 4), at("DELETE", tc.a, 2))
+			if diff := cmp.Diff([]string{}, rows()); diff != "" {
+				t.Errorf("%s, deleted (-want +have):\n%s", name, diff)
+			}
+			if n := len(dump(t, db, "SELECT key FROM replica_tombstones")); n != 1 {
+				t.Errorf("%s: have %d tombstones, want 1", name, n)
+			}
+			r.batch(t, at("SAVE", tc.a, 5))
+			if diff := cmp.Diff([]string{"name=r5"}, rows()); diff != "" {
+				t.Errorf("%s, made anew (-want +have):\n%s", name, diff)
+			}
+			if n := len(dump(t, db, "SELECT key FROM replica_tombstones")); n != 0 {
+				t.Errorf("%s: have %d tombstones beside the row, want none", name, n)
+			}
+		}
+	})
+}
+
+// TestMissingFields: a nullable column keeps its value, a column that may not be
+// null fails the message even though it has a default, what is not mapped stays.
+func TestMissingFields(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		r := newRig(t, d, map[string]Table{"account": {Name: "account_ref", Columns: map[string]string{"pk": "id", "name": "title", "note": "note"}}},
+			strings.Replace(accountTable, "title text NOT NULL", "title text NOT NULL DEFAULT 'none'", 1))
+		msg := func(revision int, fields string) *message.Message {
+			return lockstep(envelope("SAVE", "account", "{"+fields+","+versionJSON(int64(revision), at(revision))+"}"))
+		}
+		r.batch(t, msg(1, `"pk":1,"name":"one","note":"first"`))
+		mustExec(t, r.db, "UPDATE account_ref SET local = 'changed here'")
+		r.batch(t, msg(2, `"pk":1,"name":"two"`), msg(3, `"pk":1,"name":"three","extra":{}`), msg(1, `"pk":2,"name":"new"`))
+		want := []string{
+			"id=1 local=changed here note=first title=three",
+			"id=2 local=own note=null title=new",
+		}
+		if diff := cmp.Diff(want, dump(t, r.db, "SELECT id, local, note, title FROM account_ref")); diff != "" {
+			t.Errorf("rows (-want +have):\n%s", diff)
+		}
+		for _, tc := range []struct{ fields, want string }{
+			{`"pk":1,"note":"x",` + versionJSON(4, at(4)), `consumer: account/1: field "name" is missing, and column title may not be null`},
+			{`"pk":1,"name":null,` + versionJSON(4, at(4)), "consumer: account/1: column title: value null: the column may not be null"},
+			{`"name":"x",` + versionJSON(4, at(4)), `consumer: account/1: the key (field "pk") is missing`},
+			{`"pk":null,"name":"x",` + versionJSON(4, at(4)), `consumer: account/1: the key (field "pk") is missing`},
+			{`"pk":1,"name":"x","cqrs_revision":4`, "consumer: account/1: event: cqrs_revision and cqrs_updated must both be in the data"},
+			{`"pk":1,"name":"x","cqrs_revision":"x","cqrs_updated":"2026-01-01"`, `consumer: account/1: event: cqrs_revision is "x", not a whole number`},
+		} {
+			_, err := read(r.replicas, lockstep(envelope("SAVE", "account", "{"+tc.fields+"}")), at(0))
+			var data *DataError
+			if !errors.As(err, &data) || err.Error() != tc.want {
+				t.Errorf("%s:\nhave %v\nwant %s", tc.fields, err, tc.want)
+			}
+		}
+		for _, data := range []string{"null", "[]", `"x"`, "7"} {
+			_, err := read(r.replicas, lockstep(envelope("SAVE", "account", data)), at(0))
+			if err == nil || err.Error() != "consumer: account/1: instance_data is not an object" {
+				t.Errorf("%s: have %v", data, err)
+			}
+		}
+	})
+}
+
+// TestDeletedKey: a DELETE carries the key under id, or under the key's field,
+// which counts more.
+func TestDeletedKey(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		r := newRig(t, d, map[string]Table{"account": {Name: "account_ref", Columns: map[string]string{"pk": "id", "name": "title"}}}, accountTable)
+		msg := func(signal, fields string, revision int) *message.Message {
+			return lockstep(envelope(signal, "account", "{"+fields+","+versionJSON(int64(revision), at(revision))+"}"))
+		}
+		for key := range 4 {
+			r.batch(t, msg("SAVE", fmt.Sprintf(`"pk":%d,"name":"x"`, key), 1))
+		}
+		r.batch(t, msg("DELETE", `"id":1`, 2), msg("DELETE", `"id":3,"pk":2`, 2))
+		if diff := cmp.Diff([]string{"id=0", "id=3"}, dump(t, r.db, "SELECT id FROM account_ref")); diff != "" {
+			t.Errorf("rows (-want +have):\n%s", diff)
+		}
+	})
+}
+
+// TestValuesOnSQLite: what a JSON value becomes.
+func TestValuesOnSQLite(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, SQLite, `CREATE TABLE thing_ref (id integer PRIMARY KEY, i integer, r real, t text, n numeric, y blob, any,
+		cqrs_revision integer NOT NULL, cqrs_updated text NOT NULL)`)
+	r := rigOn(t, db, map[string]Table{"thing": {Name: "thing_ref"}})
+	for _, tc := range []struct{ field, column, want string }{
+		{`"i":7`, "i", "integer 7"},
+		{`"i":"7"`, "i", "integer 7"},
+		{`"i":true`, "i", "integer 1"},
+		{`"i":false`, "i", "integer 0"},
+		{`"i":null`, "i", "null "},
+		{`"r":1.5`, "r", "real 1.5"},
+		{`"r":2`, "r", "real 2.0"},
+		{`"t":1.50`, "t", "text 1.50"},
+		{`"t":"\u00e9\n"`, "t", "text é\n"},
+		{`"t":{"a": [1]}`, "t", `text {"a": [1]}`},
+		{`"t":12345678901234567890123`, "t", "text 12345678901234567890123"},
+		{`"n":"1.10"`, "n", "real 1.1"},
+		{`"y":"aGVsbG8="`, "y", "blob hello"},
+		{`"any":1.5`, "any", "real 1.5"},
+	} {
+		mustExec(t, db, "DELETE FROM thing_ref")
+		r.batch(t, thing(`"id":1,`+tc.field))
+		have := dump(t, db, fmt.Sprintf("SELECT typeof(%[1]s) || ' ' || COALESCE(CAST(%[1]s AS TEXT), '') AS have FROM thing_ref", tc.column))
+		if diff := cmp.Diff([]string{strings.TrimSpace("have=" + tc.want)}, have); diff != "" {
+			t.Errorf("%s (-want +have):\n%s", tc.field, diff)
+		}
+	}
+	for _, tc := range []struct{ field, column string }{{`"y":"?"`, "y"}, {`"id":"x"`, ""}} {
+		res := r.batch(t, thing(`"id":2,`+tc.field), thing(`"id":3,"i":3`))
+		var data *DataError
+		if len(res.failures) != 1 || !errors.As(res.failures[0].err, &data) || data.Column != tc.column {
+			t.Errorf("%s: have %v, want a DataError on column %q", tc.field, res.failures, tc.column)
+		}
+	}
+}
+
+// TestConstraints: a violated constraint of any kind fails the messages that
+// violate it and no other, also when it is checked only at the commit.
+func TestConstraints(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		for _, when := range []string{"", " DEFERRABLE INITIALLY DEFERRED"} {
+			db := openDB(t, d,
+				`CREATE TABLE author_ref (id bigint PRIMARY KEY, name text, cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)`,
+				`CREATE TABLE book_ref (id bigint PRIMARY KEY, author bigint REFERENCES author_ref (id)`+when+`, title text UNIQUE, pages integer CHECK (pages > 0), kind text,
+					cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)`,
+				`CREATE UNIQUE INDEX one_kind ON book_ref (lower(kind))`)
+			c, err := New(db, newTestBroker(), Config{Queue: "replica"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{"author", "book"} {
+				if err := c.Table(id, Table{Name: id + "_ref"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			replicas, faults, err := c.load(t.Context())
+			if faults != nil || err != nil {
+				t.Fatal(faults, err)
+			}
+			r := &rig{Consumer: c, replicas: replicas, engine: c.newEngine()}
+			author := func(id int) *message.Message {
+				return lockstep(envelope("SAVE", "author", fmt.Sprintf(`{"id":%d,"name":"x",%s}`, id, versionJSON(1, at(1)))))
+			}
+			book := func(id, author, pages int, title, kind string) *message.Message {
+				return lockstep(envelope("SAVE", "book", fmt.Sprintf(`{"id":%d,"author":%d,"pages":%d,"title":%q,"kind":%q,%s}`, id, author, pages, title, kind, versionJSON(1, at(1)))))
+			}
+			messages := []*message.Message{
+				book(1, 1, 10, "a", "a"), // its author comes later
+				book(2, 9, 10, "b", "b"), // no such author
+				author(1),
+				book(3, 1, 0, "c", "c"),  // no pages
+				book(4, 1, 10, "a", "d"), // the first one's title
+				book(5, 1, 10, "e", "A"), // the first one's kind
+				book(6, 1, 10, "f", "f"),
+				author(2),
+				book(7, 2, 10, "g", "g"),
+				book(8, 8, -1, "h", "h"), // neither author nor pages
+			}
+			res := r.batch(t, messages...)
+			var bad []string
+			for _, f := range res.failures {
+				bad = append(bad, f.in.key)
+			}
+			slices.Sort(bad)
+			wantBad, wantGood := []string{"2", "3", "4", "5", "8"}, []string{"id=1", "id=6", "id=7"}
+			if diff := cmp.Diff(wantBad, bad); diff != "" {
+				t.Errorf("%q: bad (-want +have):\n%s", when, diff)
+			}
+			if diff := cmp.Diff(wantGood, dump(t, db, "SELECT id FROM book_ref")); diff != "" {
+				t.Errorf("%q: books (-want +have):\n%s", when, diff)
+			}
+			if n := len(dump(t, db, "SELECT id FROM author_ref")); n != 2 {
+				t.Errorf("%q: have %d authors, want 2", when, n)
+			}
+			if err := r.engine.close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestOneConnection: a pool of one connection is enough.
+func TestOneConnection(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		r := accountRig(t, d)
+		r.db.SetMaxOpenConns(1)
+		mustExec(t, r.db, "INSERT INTO account_ref (id, title, cqrs_revision, cqrs_updated) VALUES (7, 'x', 1, '2026-01-01')")
+		mustExec(t, r.db, "CREATE UNIQUE INDEX titles ON account_ref (title)")
+		res := r.batch(t, save(1, 1, "one"), save(2, 1, "x"), remove(3, 1), save(1, 2, "uno"),
+			lockstep(envelope("SYNC", "account", `{"id":4,"name":"y",`+versionJSON(1, at(1))+`}`)))
+		if len(res.failures) != 1 || res.failures[0].in.key != "2" {
+			t.Errorf("have %v, want account/2 to fail", res.failures)
+		}
+	})
+}
+
+// TestDeleteWaitsForSaves: on PostgreSQL a DELETE does not start while a SAVE of
+// the same table is in a transaction, which may hold the row that it would miss.
+func TestDeleteWaitsForSaves(t *testing.T) {
+	t.Parallel()
+	r := accountRig(t, Postgres)
+	saver := r.read(t, []*message.Message{save(1, 1, "one")})
+	tx, err := r.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), beginning(saver)); err != nil {
+		t.Fatal(err)
+	}
+	deleter := r.read(t, []*message.Message{remove(1, 2)})
+	other := r.read(t, []*message.Message{save(2, 1, "two")})
+	if _, err := r.engine.apply(t.Context(), other, nil); err != nil { // SAVEs do not wait for each other
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.engine.apply(t.Context(), deleter, nil)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("the DELETE did not wait: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	if _, err := tx.ExecContext(t.Context(), "INSERT INTO account_ref (id, title, cqrs_revision, cqrs_updated) VALUES (1, 'one', 1, now())"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if have, _ := r.world(t, 1); have.presence != tombstone {
+		t.Errorf("have %+v, want a tombstone", have)
+	}
+}

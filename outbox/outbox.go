@@ -84,7 +84,8 @@ type Entity struct {
 	Key string
 	// Fields are the columns that are sent, in this order. The key must be among
 	// them; cqrs_revision and cqrs_updated are always sent and must not be.
-	// Default: every column the table has when it is first used.
+	// Default: every column the table has when it is first used; one that is
+	// added later is sent after a restart.
 	Fields []string
 	// TTL is how long an event is of use; a replica puts a later one among its
 	// dead letters. Whole seconds. Default 0: for ever.
@@ -124,6 +125,10 @@ func New(cfg Config) (*Outbox, error) {
 	for i, e := range cfg.Entities {
 		if err := event.ValidateName("ID", e.ID); err != nil {
 			fault("Config.Entities[%d]: %w", i, err)
+			continue
+		}
+		if strings.Contains(e.ID, ".") {
+			fault("Config.Entities[%d]: ID %q contains a dot, which separates the parts of a topic", i, e.ID)
 			continue
 		}
 		if _, twice := ob.entities[e.ID]; twice {

@@ -40,6 +40,13 @@ func (ob *Outbox) plan(ctx context.Context, q dialect.Querier, id string) (*plan
 	return p, nil
 }
 
+// forget makes the next use of an entity read the catalogue again.
+func (ob *Outbox) forget(id string) {
+	ob.mu.Lock()
+	defer ob.mu.Unlock()
+	delete(ob.plans, id)
+}
+
 func (ob *Outbox) newPlan(ctx context.Context, q dialect.Querier, e Entity) (*plan, error) {
 	table, err := ob.dialect.LoadTable(ctx, q, e.Table)
 	switch {

@@ -15,7 +15,7 @@ import (
 )
 
 // recordSQLite changes the rows, reads them back and inserts their events. It
-// returns the keys whose events it inserted.
+// returns the ids of the events it inserted.
 func (tx *Tx) recordSQLite(ctx context.Context, p *plan, statement string, deleted bool, keys, ids []string) (map[string]bool, error) {
 	changed, err := tx.changeSQLite(ctx, p, statement, deleted, keys)
 	if err != nil {
@@ -38,7 +38,7 @@ func (tx *Tx) recordSQLite(ctx context.Context, p *plan, statement string, delet
 		if _, err := insert.ExecContext(ctx, event.Topic(p.ID), key, body, string(metadata)); err != nil {
 			return nil, err
 		}
-		sent[key] = true
+		sent[ids[i]] = true
 		if !deleted {
 			continue
 		}

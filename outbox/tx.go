@@ -3,7 +3,9 @@ package outbox
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/google/uuid"
@@ -17,7 +19,8 @@ type Tx struct {
 	ob *Outbox
 	tx *sql.Tx
 
-	marks []*mark // in the order in which the entities were first marked
+	marks      []*mark // in the order in which the entities were first marked
+	savepoints int     // set so far
 }
 
 // mark is the keys of one entity that were saved and not flushed yet.
@@ -154,6 +157,40 @@ func (tx *Tx) unmark(entity string, keys []string) {
 	}
 }
 
+// Savepoint runs fn between a savepoint and its release. An error of fn takes
+// back what fn did, marks included, and is returned; the transaction goes on. A
+// savepoint that is set and rolled back in any other way takes recorded events
+// with it, while their marks are gone: do not do that around Delete, Deleting or
+// Flush.
+func (tx *Tx) Savepoint(ctx context.Context, fn func(ctx context.Context) error) error {
+	tx.savepoints++
+	name := fmt.Sprintf("lockstep_%d", tx.savepoints)
+	if _, err := tx.tx.ExecContext(ctx, "SAVEPOINT "+name); err != nil {
+		return fmt.Errorf("outbox: set a savepoint: %w", err)
+	}
+	before := cloneMarks(tx.marks)
+	err := fn(ctx)
+	if err == nil {
+		if _, err := tx.tx.ExecContext(ctx, "RELEASE SAVEPOINT "+name); err != nil {
+			return fmt.Errorf("outbox: release a savepoint: %w", err)
+		}
+		return nil
+	}
+	tx.marks = before
+	if _, undo := tx.tx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT "+name); undo != nil {
+		return errors.Join(err, fmt.Errorf("outbox: roll back to a savepoint: %w", undo))
+	}
+	return err
+}
+
+func cloneMarks(marks []*mark) []*mark {
+	clones := make([]*mark, len(marks))
+	for i, m := range marks {
+		clones[i] = &mark{entity: m.entity, keys: slices.Clone(m.keys), has: maps.Clone(m.has)}
+	}
+	return clones
+}
+
 // Flush records one event for every marked key: entities in the order in which
 // they were first marked, keys in the order in which they were marked. It may be
 // called more than once. After an error the transaction must be rolled back.
@@ -187,16 +224,22 @@ func (tx *Tx) record(ctx context.Context, p *plan, statement string, deleted boo
 		sent, err = tx.recordPostgres(ctx, statement, keys, ids)
 	}
 	if err != nil {
+		tx.ob.forget(p.ID) // the table may have been altered
 		return fmt.Errorf("outbox: %s/%s: %w", p.ID, firstOf(keys), withRemedy(err))
 	}
-	if len(sent) < len(keys) {
-		missing := slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return sent[k] })
-		return &NotFoundError{Entity: p.ID, Keys: missing}
+	if len(sent) == len(keys) {
+		return nil
 	}
-	return nil
+	missing := &NotFoundError{Entity: p.ID}
+	for i, key := range keys {
+		if !sent[ids[i]] {
+			missing.Keys = append(missing.Keys, key)
+		}
+	}
+	return missing
 }
 
-// recordPostgres returns the keys whose events it inserted.
+// recordPostgres returns the ids of the events it inserted.
 func (tx *Tx) recordPostgres(ctx context.Context, statement string, keys, ids []string) (map[string]bool, error) {
 	rows, err := tx.tx.QueryContext(ctx, statement, Postgres.Texts(keys), Postgres.Texts(ids))
 	if err != nil {
@@ -205,11 +248,11 @@ func (tx *Tx) recordPostgres(ctx context.Context, statement string, keys, ids []
 	defer func() { _ = rows.Close() }()
 	sent := make(map[string]bool, len(keys))
 	for rows.Next() {
-		var key string
-		if err := rows.Scan(&key); err != nil {
+		var id string
+		if err := rows.Scan(&id); err != nil {
 			return nil, err
 		}
-		sent[key] = true
+		sent[id] = true
 	}
 	return sent, rows.Err()
 }

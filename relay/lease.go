@@ -22,6 +22,8 @@ type lease struct {
 	// until is when the lease runs out by this process's monotonic clock, counted
 	// from before the database was asked, so never later than the database has it.
 	until time.Time
+	// noted says that the lease asks writers to notify. The reader owns it.
+	noted bool
 }
 
 // errLeaseLost ends a session whose lease another relay has, or may have.
@@ -39,17 +41,21 @@ func holderName() string {
 // acquire takes the lease if nobody has it. A nil lease without an error means
 // that somebody has.
 func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (*lease, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	var vacant bool
-	if err := s.db.QueryRowContext(ctx, s.sql.Vacant, shard).Scan(&vacant); err != nil {
+	vacant, err := bounded(ctx, callTimeout, func(ctx context.Context) (vacant bool, err error) {
+		err = s.db.QueryRowContext(ctx, s.sql.Vacant, shard).Scan(&vacant)
+		return vacant, err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("look at the lease: %w", err)
 	}
 	if !vacant {
 		return nil, nil //nolint:nilnil // somebody else's lease is neither ours nor an error
 	}
 	l := &lease{store: s, holder: holder, ttl: ttl, until: time.Now().Add(ttl)}
-	err := s.db.QueryRowContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds()).Scan(&l.term)
+	l.term, err = bounded(ctx, callTimeout, func(ctx context.Context) (term int64, err error) {
+		err = s.db.QueryRowContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds()).Scan(&term)
+		return term, err
+	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, nil //nolint:nilnil // another relay was quicker
@@ -70,7 +76,7 @@ func (l *lease) keep(ctx context.Context, every time.Duration, position func() i
 			return
 		case <-renew.C:
 		}
-		err := l.renew(ctx, position())
+		err := l.renew(ctx, every, position())
 		switch {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, errLeaseLost):
@@ -84,12 +90,12 @@ func (l *lease) keep(ctx context.Context, every time.Duration, position func() i
 	}
 }
 
-func (l *lease) renew(ctx context.Context, position int64) error {
+func (l *lease) renew(ctx context.Context, every time.Duration, position int64) error {
 	// The call must be over, one way or the other, while the lease still holds.
 	asked := time.Now()
-	ctx, cancel := context.WithDeadline(ctx, l.until)
-	defer cancel()
-	result, err := l.db.ExecContext(ctx, l.sql.Renew, shard, l.holder, l.term, l.ttl.Milliseconds(), position)
+	result, err := bounded(ctx, time.Until(l.until)-every/2, func(ctx context.Context) (sql.Result, error) {
+		return l.db.ExecContext(ctx, l.sql.Renew, shard, l.holder, l.term, l.ttl.Milliseconds(), position)
+	})
 	if err != nil {
 		return fmt.Errorf("renew the lease: %w", err)
 	}
@@ -102,9 +108,10 @@ func (l *lease) renew(ctx context.Context, position int64) error {
 
 // release gives the lease up, so that another relay need not wait for its end.
 func (l *lease) release(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if _, err := l.db.ExecContext(ctx, l.sql.Release, shard, l.holder, l.term); err != nil {
+	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
+		return l.db.ExecContext(ctx, l.sql.Release, shard, l.holder, l.term)
+	})
+	if err != nil {
 		return fmt.Errorf("release the lease: %w", err)
 	}
 	return nil
@@ -112,9 +119,11 @@ func (l *lease) release(ctx context.Context) error {
 
 // asleep tells writers whether to notify.
 func (l *lease) asleep(ctx context.Context, asleep bool) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if _, err := l.db.ExecContext(ctx, l.sql.Asleep, shard, l.holder, l.term, asleep); err != nil {
+	l.noted = asleep
+	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
+		return l.db.ExecContext(ctx, l.sql.Asleep, shard, l.holder, l.term, asleep)
+	})
+	if err != nil {
 		return fmt.Errorf("note being asleep: %w", err)
 	}
 	return nil

@@ -212,3 +212,18 @@ func TestGaps(t *testing.T) {
 	g.settled(130, 150, now)
 	want([2]int64{13, 13})
 }
+
+// The first message of a key that is moving again is purged: those behind it go on.
+func TestFirstOfARetriedBatchPurged(t *testing.T) {
+	t.Parallel()
+	l, now := newLedger(), time.Now()
+	l.block(unit{"account", "a"}, 1, 0, now)
+	l.admit(rowsOf("a", 2, 3))
+	due, _ := l.due(now)
+	wantIDs(t, "due", []int64{1, 2, 3}, due)
+	retried := l.admit(again(rowsOf("a", 2))) // 1 is gone; 3 was over the byte limit
+	l.asked(due, retried, nil)
+	wantIDs(t, "deleted", []int64{2}, l.settle(retried, nil, testPolicy, now).done)
+	due, _ = l.due(now)
+	wantIDs(t, "due then", []int64{3}, due)
+}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -37,6 +38,9 @@ var namespace = uuid.MustParse("6f7b7c5e-9d0a-5d5e-8f43-2f1f6c3f4b6a")
 // newMessage makes the message of a row.
 func newMessage(r row) *message.Message {
 	metadata := make(message.Metadata, 3)
+	if !json.Valid(r.metadata) { // put in where the table does not check it
+		r.metadata = nil
+	}
 	for name, value := range event.Members(r.metadata) {
 		if text, ok := event.Text(value); ok {
 			metadata[string(name)] = text
@@ -76,8 +80,20 @@ type opaqueRefusal struct{ error }
 func (e opaqueRefusal) Unwrap() error   { return e.error }
 func (e opaqueRefusal) Permanent() bool { return false }
 
-// publish publishes the rows' messages and waits for the result.
-func (l *laned) publish(rows []row, topics []string, msgs []*message.Message) []error {
+// publish publishes the rows' messages and waits for the result, or for ctx to
+// end: a publisher that hangs is left to itself then.
+func (l *laned) publish(ctx context.Context, rows []row, topics []string, msgs []*message.Message) []error {
+	done := make(chan []error, 1)
+	go func() { done <- l.publishAll(ctx, rows, topics, msgs) }()
+	select {
+	case errs := <-done:
+		return l.explain(rows, errs)
+	case <-ctx.Done():
+		return allOf(len(rows), context.Cause(ctx))
+	}
+}
+
+func (l *laned) publishAll(ctx context.Context, rows []row, topics []string, msgs []*message.Message) []error {
 	errs := make([]error, len(rows))
 	lanes := make([][]int, l.lanes)
 	for i, r := range rows {
@@ -87,16 +103,16 @@ func (l *laned) publish(rows []row, topics []string, msgs []*message.Message) []
 	var group sync.WaitGroup
 	for _, lane := range lanes {
 		if len(lane) > 0 {
-			group.Go(func() { l.runLane(lane, rows, topics, msgs, errs) })
+			group.Go(func() { l.runLane(ctx, lane, rows, topics, msgs, errs) })
 		}
 	}
 	group.Wait()
-	return l.explain(rows, errs)
+	return errs
 }
 
 // runLane publishes the lane's messages, neighbours of one topic together. When
 // that fails, each is tried alone to find the culprit.
-func (l *laned) runLane(lane []int, rows []row, topics []string, msgs []*message.Message, errs []error) {
+func (l *laned) runLane(ctx context.Context, lane []int, rows []row, topics []string, msgs []*message.Message, errs []error) {
 	failed := map[unit]bool{}
 	for start := 0; start < len(lane); {
 		end := start + 1
@@ -107,7 +123,7 @@ func (l *laned) runLane(lane []int, rows []row, topics []string, msgs []*message
 		for _, i := range lane[start:end] {
 			together = append(together, msgs[i])
 		}
-		if len(failed) == 0 && l.Publish(topics[lane[start]], together...) == nil {
+		if len(failed) == 0 && ctx.Err() == nil && l.Publish(topics[lane[start]], together...) == nil {
 			start = end
 			continue
 		}
@@ -116,7 +132,10 @@ func (l *laned) runLane(lane []int, rows []row, topics []string, msgs []*message
 				errs[i] = errBehind
 				continue
 			}
-			if errs[i] = l.Publish(topics[i], msgs[i]); errs[i] != nil {
+			if errs[i] = context.Cause(ctx); errs[i] == nil {
+				errs[i] = l.Publish(topics[i], msgs[i])
+			}
+			if errs[i] != nil {
 				failed[rows[i].unit] = true
 			}
 		}

@@ -20,7 +20,7 @@ type session struct {
 	fetch  *fetcher
 
 	retried   bool // the last read was for keys to try again
-	asleep    bool
+	sweeping  bool // reading from the beginning, and not at the end yet
 	idleSince time.Time
 	sweptAt   time.Time
 	settled   chan struct{} // a hint for the reader: something was settled
@@ -97,7 +97,7 @@ func (s *session) send(ctx context.Context, rows []row) batch {
 		return batch{rows: rows, wait: func(context.Context) []error { return allOf(len(rows), context.Cause(ctx)) }}
 	}
 	if s.lanes != nil {
-		errs := s.lanes.publish(rows, topics, msgs)
+		errs := s.lanes.publish(ctx, rows, topics, msgs)
 		return batch{rows: rows, wait: func(context.Context) []error { return errs }}
 	}
 	return batch{rows: rows, wait: s.pipelined.PublishAsync(ctx, topics, msgs)}
@@ -198,7 +198,7 @@ func (s *session) next(ctx context.Context) ([]row, error) {
 
 // forward reads rows that appeared late and new ones.
 func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
-	if len(s.gaps.ranges) > gapLimit {
+	if len(s.gaps.ranges) > gapLimit && !s.sweeping {
 		s.sweep()
 	}
 	var xmin, xmax uint64
@@ -214,6 +214,7 @@ func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.sweeping = s.sweeping && len(rows) > 0
 	late := 0
 	for late < len(rows) && rows[late].id <= position {
 		late++
@@ -256,11 +257,10 @@ func (s *session) idle(ctx context.Context) error {
 	if now.Sub(s.sweptAt) >= sweepEvery {
 		s.sweep()
 	}
-	if s.wake != nil && !s.asleep && quiet >= sleepAfter {
+	if s.wake != nil && !s.lease.noted && quiet >= sleepAfter {
 		if err := s.lease.asleep(ctx, true); err != nil {
 			return err
 		}
-		s.asleep = true
 		return nil // one more look: a writer may not have seen the note yet
 	}
 	wait := min(max(quiet, firstPoll), s.poll)
@@ -284,8 +284,7 @@ func (s *session) idle(ctx context.Context) error {
 // awake notes that there is work, so that writers need not notify.
 func (s *session) awake(ctx context.Context) {
 	s.idleSince = time.Now()
-	if s.asleep {
-		s.asleep = false
+	if s.lease.noted {
 		if err := s.lease.asleep(ctx, false); err != nil && ctx.Err() == nil {
 			s.log.Debug("writers go on notifying", keyError, err)
 		}
@@ -296,7 +295,7 @@ func (s *session) awake(ctx context.Context) {
 func (s *session) sweep() {
 	if s.ledger.rewind() {
 		s.gaps.clear()
-		s.sweptAt = time.Now()
+		s.sweptAt, s.sweeping = time.Now(), true
 	}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,6 +15,40 @@ import (
 // callTimeout bounds each statement, so that a database that stopped answering
 // is an outage and not a standstill.
 const callTimeout = 15 * time.Second
+
+// bounded calls the database and returns when it has answered, or shortly after
+// the timeout or ctx. A driver may go on reading from a connection that has gone
+// silent whatever its context says; the call is left to itself then.
+func bounded[T any](ctx context.Context, timeout time.Duration, call func(ctx context.Context) (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	answered := make(chan answer, 1)
+	go func() {
+		defer cancel()
+		value, err := call(ctx)
+		answered <- answer{value, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(answerGrace) // for a driver that does obey
+	defer grace.Stop()
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-grace.C:
+		var none T
+		return none, fmt.Errorf("the database does not answer: %w", context.Cause(ctx))
+	}
+}
+
+// answerGrace is how long a call may take to notice that its context has ended.
+const answerGrace = 100 * time.Millisecond
 
 // store is the outbox's tables as the relay sees them. It holds no state, so its
 // errors mean that the database was away.
@@ -33,6 +68,10 @@ type fetcher struct {
 }
 
 func (s *store) fetcher(ctx context.Context) (*fetcher, error) {
+	return bounded(ctx, callTimeout, s.openFetcher)
+}
+
+func (s *store) openFetcher(ctx context.Context) (*fetcher, error) {
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -45,15 +84,15 @@ func (s *store) fetcher(ctx context.Context) (*fetcher, error) {
 	return &fetcher{store: s, conn: conn, forward: forward}, nil
 }
 
+// close does not wait for a connection that has gone silent.
 func (f *fetcher) close() {
-	_ = f.forward.Close()
-	_ = f.conn.Close()
+	_, _ = bounded(context.Background(), callTimeout, func(context.Context) (struct{}, error) {
+		return struct{}{}, errors.Join(f.forward.Close(), f.conn.Close())
+	})
 }
 
 // after reads the rows that have appeared in gaps and those behind a position.
 func (f *fetcher) after(ctx context.Context, position int64, ranges []gap, rows int, bytes int64) ([]row, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	args := []any{position, rows, bytes}
 	if f.hasGaps() {
 		lows, highs := make([]int64, len(ranges)), make([]int64, len(ranges))
@@ -62,8 +101,10 @@ func (f *fetcher) after(ctx context.Context, position int64, ranges []gap, rows 
 		}
 		args = append(args, f.dialect.IDs(lows), f.dialect.IDs(highs))
 	}
-	result, err := f.forward.QueryContext(ctx, args...)
-	return scanRows(result, err, rows, "fetch")
+	return bounded(ctx, callTimeout, func(ctx context.Context) ([]row, error) {
+		result, err := f.forward.QueryContext(ctx, args...)
+		return scanRows(result, err, rows, "fetch")
+	})
 }
 
 // hasGaps reports whether ids may commit out of order.
@@ -71,10 +112,10 @@ func (s *store) hasGaps() bool { return s.sql.Horizon != "" }
 
 // byID reads the rows of ids, which are tried again.
 func (f *fetcher) byID(ctx context.Context, ids []int64, bytes int64) ([]row, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	result, err := f.conn.QueryContext(ctx, f.sql.FetchIDs, f.dialect.IDs(ids), bytes)
-	rows, err := scanRows(result, err, len(ids), "fetch again")
+	rows, err := bounded(ctx, callTimeout, func(ctx context.Context) ([]row, error) {
+		result, err := f.conn.QueryContext(ctx, f.sql.FetchIDs, f.dialect.IDs(ids), bytes)
+		return scanRows(result, err, len(ids), "fetch again")
+	})
 	for i := range rows {
 		rows[i].retry = true
 	}
@@ -83,15 +124,15 @@ func (f *fetcher) byID(ctx context.Context, ids []int64, bytes int64) ([]row, er
 
 // horizon returns the lowest transaction id still running and the next one.
 func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	var low, high string
-	err = f.conn.QueryRowContext(ctx, f.sql.Horizon).Scan(&low, &high)
+	bounds, err := bounded(ctx, callTimeout, func(ctx context.Context) (b [2]string, err error) {
+		err = f.conn.QueryRowContext(ctx, f.sql.Horizon).Scan(&b[0], &b[1])
+		return b, err
+	})
 	if err == nil {
-		xmin, err = strconv.ParseUint(low, 10, 64)
+		xmin, err = strconv.ParseUint(bounds[0], 10, 64)
 	}
 	if err == nil {
-		xmax, err = strconv.ParseUint(high, 10, 64)
+		xmax, err = strconv.ParseUint(bounds[1], 10, 64)
 	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("read the snapshot: %w", err)
@@ -125,8 +166,11 @@ func scanRows(result *sql.Rows, err error, capacity int, what string) ([]row, er
 
 // failing restores the keys that were failing under an earlier owner.
 func (s *store) failing(ctx context.Context, l *ledger) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
+	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.readFailing(ctx, l) })
+	return err
+}
+
+func (s *store) readFailing(ctx context.Context, l *ledger) error {
 	if _, err := s.db.ExecContext(ctx, s.sql.SweepFailures); err != nil {
 		return fmt.Errorf("sweep failures: %w", err)
 	}
@@ -153,8 +197,11 @@ func (s *store) failing(ctx context.Context, l *ledger) error {
 // settle writes down what became of a batch. In the usual case, where all was
 // confirmed, that is one statement.
 func (s *store) settle(ctx context.Context, what settlement) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
+	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.settleNow(ctx, what) })
+	return err
+}
+
+func (s *store) settleNow(ctx context.Context, what settlement) error {
 	if len(what.mended)+len(what.failed)+len(what.dead) == 0 {
 		if len(what.done) == 0 {
 			return nil

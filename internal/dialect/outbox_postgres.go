@@ -18,7 +18,7 @@ type EntityTable struct {
 
 // EntitySQL is the write side's statements for one entity. Each takes the keys
 // and the event ids as two list parameters of equal length, and inserts one
-// outbox row a key in their order, whose keys it returns.
+// outbox row a key in their order. On PostgreSQL it returns their event ids.
 type EntitySQL struct {
 	Save, Delete, Deleting string
 }
@@ -27,7 +27,7 @@ type EntitySQL struct {
 // could start with lockstep_, so that no table is hidden by them.
 const postgresMarked = `
 WITH lockstep_marked AS (
-    SELECT k::{key_type} AS k, event_id, ord
+    SELECT m.k::{key_type} AS k, m.event_id, m.ord
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS m (k, event_id, ord)
 )`
 
@@ -37,7 +37,7 @@ WITH lockstep_marked AS (
 const postgresSave = postgresMarked + `, lockstep_changed AS (
     UPDATE {table} AS t
     SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-    FROM lockstep_marked m
+    FROM lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
     WHERE t.{key} = m.k
     RETURNING {returning}, t.cqrs_revision, t.cqrs_updated, m.event_id, m.ord
 )
@@ -48,14 +48,14 @@ const postgresSave = postgresMarked + `, lockstep_changed AS (
 const postgresDeleting = postgresMarked + `, lockstep_changed AS (
     UPDATE {table} AS t
     SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-    FROM lockstep_marked m
+    FROM lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
     WHERE t.{key} = m.k
     RETURNING t.{key} AS f0, t.cqrs_revision, t.cqrs_updated, m.event_id, m.ord
 )` + postgresBury + postgresInsert
 
 const postgresDelete = postgresMarked + `, lockstep_changed AS (
     DELETE FROM {table} AS t
-    USING lockstep_marked m
+    USING lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
     WHERE t.{key} = m.k
     RETURNING t.{key} AS f0, {next_revision} AS cqrs_revision, {next_updated} AS cqrs_updated, m.event_id, m.ord
 )` + postgresBury + postgresInsert
@@ -72,19 +72,29 @@ INSERT INTO outbox (topic, key, payload, metadata)
 SELECT {topic}, c.f0::text, convert_to({envelope}, 'UTF8'), jsonb_build_object({event_id_header}, c.event_id)
 FROM lockstep_changed c
 ORDER BY c.ord
-RETURNING key`
+RETURNING metadata ->> {event_id_header}`
 
-// A row that was never sent has revision 0. Only then may there be a tombstone
-// of an earlier row under its key, which the count goes on from; the stamp must
-// not be older than it even if the clock was set back.
+// Revisions go on from an earlier row's under the key, whose tombstone says where
+// it stopped, also when the new row came with a revision of its own. The stamp is
+// never older than theirs, even if the clock was set back.
 const (
-	postgresNextRevision = `GREATEST(t.cqrs_revision, (
-        SELECT d.revision FROM outbox_tombstones d
-        WHERE t.cqrs_revision = 0 AND d.entity = {entity} AND d.key = t.{key}::text)) + 1`
-	postgresNextUpdated = `GREATEST(clock_timestamp(), t.cqrs_updated, (
-        SELECT d.deleted_at FROM outbox_tombstones d
-        WHERE t.cqrs_revision = 0 AND d.entity = {entity} AND d.key = t.{key}::text))`
+	postgresNextRevision = `GREATEST(t.cqrs_revision, d.revision) + 1`
+	postgresNextUpdated  = `GREATEST(clock_timestamp(), t.cqrs_updated, d.deleted_at)`
 )
+
+// keyCast is the type a key is read as: without length and precision, which
+// would cut it to that of another row.
+func keyCast(c Column) string {
+	switch c.Base {
+	case "character varying":
+		return "text"
+	case "character": // alone it would be character(1)
+		return "bpchar"
+	case "numeric":
+		return "numeric"
+	}
+	return c.Type
+}
 
 // PostgresEntity builds the statements of an entity. The columns come back from
 // the change as f0 (the key), f1, f2, … so that no name can clash.
@@ -109,7 +119,7 @@ func PostgresEntity(e EntityTable) EntitySQL {
 		values := strings.NewReplacer(
 			"{table}", n.Quote(e.Table),
 			"{key}", n.QuoteColumn(e.Key.Name),
-			"{key_type}", e.Key.Type,
+			"{key_type}", keyCast(e.Key),
 			"{entity}", n.QuoteText(e.CQRSID),
 			"{topic}", n.QuoteText(event.Topic(e.CQRSID)),
 			"{returning}", strings.Join(returning, ", "),

@@ -6,26 +6,29 @@ import "strings"
 // changed rows back and encodes them itself. The database runs in the process,
 // and its one writer at a time is the row lock.
 //
+// Columns are named with their table: SQLite takes a quoted name that is no
+// column for a text. An alias would not do, RETURNING does not know it.
+//
 // The statements take the keys as a JSON array (?1) and the current time (?2),
 // and return the key, cqrs_revision, cqrs_updated and the fields of each row.
 const (
 	sqliteSave = `
-UPDATE {table} AS t
+UPDATE {table}
 SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-WHERE t.{key} IN (SELECT value FROM json_each(?1))
-RETURNING {key}, cqrs_revision, cqrs_updated{fields}`
+WHERE {table}.{key} IN (SELECT value FROM json_each(?1))
+RETURNING {table}.{key}, {table}.cqrs_revision, {table}.cqrs_updated{fields}`
 
 	sqliteDelete = `
 DELETE FROM {table}
-WHERE {key} IN (SELECT value FROM json_each(?1))
-RETURNING {key}, {next_revision}, {next_updated}`
+WHERE {table}.{key} IN (SELECT value FROM json_each(?1))
+RETURNING {table}.{key}, {next_revision}, {next_updated}`
 
-	sqliteNextRevision = `max({row}.cqrs_revision, coalesce((
+	sqliteNextRevision = `max({table}.cqrs_revision, coalesce((
     SELECT d.revision FROM outbox_tombstones d
-    WHERE d.entity = {entity} AND d.key = CAST({row}.{key} AS TEXT)), 0)) + 1`
-	sqliteNextUpdated = `max(?2, {row}.cqrs_updated, coalesce((
+    WHERE d.entity = {entity} AND d.key = CAST({table}.{key} AS TEXT)), 0)) + 1`
+	sqliteNextUpdated = `max(?2, {table}.cqrs_updated, coalesce((
     SELECT d.deleted_at FROM outbox_tombstones d
-    WHERE d.entity = {entity} AND d.key = CAST({row}.{key} AS TEXT)), ''))`
+    WHERE d.entity = {entity} AND d.key = CAST({table}.{key} AS TEXT)), ''))`
 )
 
 // SQLite's statements that are the same for every entity.
@@ -41,12 +44,10 @@ func SQLiteEntity(e EntityTable) EntitySQL {
 	n := SQLite
 	var fields strings.Builder
 	for _, c := range e.Fields {
-		fields.WriteString(", " + n.QuoteColumn(c.Name))
+		fields.WriteString(", " + n.Quote(e.Table) + "." + n.QuoteColumn(c.Name))
 	}
-	// A DELETE's RETURNING knows the row by the table's name only.
-	build := func(template, row, fields string) string {
+	build := func(template, fields string) string {
 		values := strings.NewReplacer(
-			"{row}", row,
 			"{table}", n.Quote(e.Table),
 			"{key}", n.QuoteColumn(e.Key.Name),
 			"{entity}", n.QuoteText(e.CQRSID),
@@ -56,8 +57,8 @@ func SQLiteEntity(e EntityTable) EntitySQL {
 		return values.Replace(revisions.Replace(template))
 	}
 	return EntitySQL{
-		Save:     build(sqliteSave, "t", fields.String()),
-		Delete:   build(sqliteDelete, n.Quote(e.Table), ""),
-		Deleting: build(sqliteSave, "t", ""),
+		Save:     build(sqliteSave, fields.String()),
+		Delete:   build(sqliteDelete, ""),
+		Deleting: build(sqliteSave, ""),
 	}
 }

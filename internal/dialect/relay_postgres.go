@@ -44,7 +44,10 @@ WHERE id = ANY ($1::bigint[]) AND (SELECT set_config('synchronous_commit', 'off'
 	Bury: `
 WITH gone AS (DELETE FROM outbox WHERE id = $1 RETURNING *)
 INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
-SELECT id, topic, key, payload, metadata, created_at, $2, $3 FROM gone`,
+SELECT id, topic, key, payload, metadata, created_at, $2, $3 FROM gone
+ON CONFLICT (id) DO UPDATE -- a dead letter that was put back, or an id given out again
+SET topic = EXCLUDED.topic, key = EXCLUDED.key, payload = EXCLUDED.payload, metadata = EXCLUDED.metadata,
+    created_at = EXCLUDED.created_at, error = EXCLUDED.error, attempts = EXCLUDED.attempts, died_at = clock_timestamp()`,
 
 	Fail: `
 INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)

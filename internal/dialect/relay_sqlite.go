@@ -25,7 +25,7 @@ ORDER BY id`,
 	Delete: `DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))`,
 
 	Bury: `
-INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+INSERT OR REPLACE INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
 SELECT id, topic, key, payload, metadata, created_at, ?2, ?3 FROM outbox WHERE id = ?1`,
 
 	Fail: `

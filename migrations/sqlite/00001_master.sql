@@ -10,7 +10,7 @@ CREATE TABLE outbox (
     topic      TEXT    NOT NULL,
     key        TEXT    NOT NULL DEFAULT '',
     payload    BLOB    NOT NULL,
-    metadata   TEXT    NOT NULL DEFAULT '{}',
+    metadata   TEXT    NOT NULL DEFAULT '{}' CHECK (json_valid(metadata)),
     created_at TEXT    NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))
 );
 

@@ -64,7 +64,7 @@ func TestTablesOfAnyName(t *testing.T) {
 		registered := map[string]Table{}
 		for i, name := range names {
 			q := d.QuoteColumn(name)
-			tables = append(tables, "CREATE TABLE "+q+" ("+q+" bigint PRIMARY KEY, r text, m text, held text, cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)")
+			tables = append(tables, "CREATE TABLE "+q+" ("+q+" bigint PRIMARY KEY, r text, held text, cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)")
 			registered["e"+string(rune('a'+i))] = Table{
 				Name: name, Key: name, Columns: map[string]string{"id": name, "name": "r", "note": "held"},
 			}

@@ -14,7 +14,7 @@ SELECT 2, revision, updated FROM {tombstones} WHERE replica = {replica} AND key 
 ORDER BY 1 LIMIT 1`
 
 	sqliteReplicaSave = `
-INSERT INTO {table} ({key}, {columns}cqrs_revision, cqrs_updated)
+INSERT INTO {table} AS t ({key}, {columns}cqrs_revision, cqrs_updated)
 VALUES (?, {marks}?, ?)
 ON CONFLICT ({key}) DO UPDATE
 SET {set}cqrs_revision = excluded.cqrs_revision, cqrs_updated = excluded.cqrs_updated`

@@ -64,7 +64,7 @@ func (s *statements) prepare(ctx context.Context, key any, text func() string) e
 	if s.prepared[key] != nil {
 		return nil
 	}
-	stmt, err := s.db.PrepareContext(ctx, text())
+	stmt, err := s.db.PrepareContext(ctx, text()) //nolint:sqlclosecheck // cached; closed with the statements
 	if err != nil {
 		return fmt.Errorf("consumer: prepare: %w", err)
 	}

@@ -128,10 +128,10 @@ func (r *runner) take(b *batch, msg *message.Message) {
 // the database is away; when ctx ends meanwhile, the messages go back.
 func (r *runner) handle(ctx context.Context, b *batch) {
 	for _, rej := range b.rejects {
-		r.settler.bury(rej.msg, rej.entity, rej.cause.reason, rej.cause.err)
+		r.settler.bury(rej.msg, rej.entity, rej.cause.reason, rej.cause.err) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 	}
 	for _, f := range b.unfit {
-		r.settler.fail(f)
+		r.settler.fail(f) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 	}
 	r.handlePart(ctx, b.fresh)
 	r.handlePart(ctx, b.again)
@@ -157,7 +157,7 @@ func (r *runner) handlePart(ctx context.Context, p part) {
 		}
 	}
 	for _, f := range res.failures {
-		r.settler.fail(f)
+		r.settler.fail(f) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 	}
 }
 
@@ -182,7 +182,7 @@ func (r *runner) observe(messages []*incoming, failures []failure, now time.Time
 func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 	outage := pause{runner: r, what: "database"}
 	for conflicts := 0; ; {
-		res, err := r.attempt(p)
+		res, err := r.attempt(p) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 		if err == nil {
 			outage.over()
 			now := r.cfg.Now()
@@ -197,7 +197,7 @@ func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 			return result{}, false
 		}
 		if dialect.Classify(err) == dialect.Conflict && conflicts < conflictAttempts {
-			if !sleep(r.work, conflictBackoff(conflicts)) {
+			if !sleep(r.work, conflictBackoff(conflicts)) { //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 				return result{}, false
 			}
 			conflicts++

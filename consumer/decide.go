@@ -66,7 +66,7 @@ func decide(have state, in change) (verdict, state) {
 	case row:
 		v = decideRow(have, in)
 	case tombstone:
-		if in.Revision <= have.Revision && !(in.first() && in.Updated.After(have.Updated)) {
+		if in.Revision <= have.Revision && (!in.first() || !in.Updated.After(have.Updated)) {
 			v.outcome = stale
 		}
 	case nothing:

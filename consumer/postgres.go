@@ -228,7 +228,7 @@ func (s shape) text() string {
 func (p *postgres) run(ctx context.Context, tx *sql.Tx, pr *program) (tally, error) {
 	var t tally
 	for _, c := range pr.calls {
-		rows, err := p.in(ctx, tx, c.shape).QueryContext(ctx, c.objects)
+		rows, err := p.in(ctx, tx, c.shape).QueryContext(ctx, c.objects) //nolint:rowserrcheck,sqlclosecheck // readSave and readDelete see to both
 		if err != nil {
 			return t, fmt.Errorf("consumer: apply to %s: %w", c.to.Table, err)
 		}

@@ -52,9 +52,9 @@ func migrate(t testing.TB, db *sql.DB, d Dialect) {
 	}
 }
 
-func mustExec(t testing.TB, db *sql.DB, statement string, args ...any) {
+func mustExec(t testing.TB, db *sql.DB, statement string) {
 	t.Helper()
-	if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
 }

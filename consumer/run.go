@@ -91,7 +91,7 @@ func (c *Consumer) stop() {
 // endOr returns nil when ctx has ended, for err is a consequence of that then.
 func endOr(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the end was asked for
 	}
 	return err
 }
@@ -242,7 +242,7 @@ func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) 
 	case r.work.Err() != nil:
 		return fmt.Errorf("consumer: queue %s: %w", r.cfg.Queue, ErrDrain)
 	case ctx.Err() != nil:
-		return nil
+		return nil //nolint:nilerr // the end was asked for
 	}
 	return fmt.Errorf("consumer: queue %s: %w", r.cfg.Queue, ErrClosed)
 }

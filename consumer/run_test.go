@@ -37,7 +37,7 @@ func (r *rig) start(t *testing.T, broker Broker, inner *testBroker) *running {
 	t.Cleanup(func() {
 		cancel()
 		select {
-		case <-run.done:
+		case <-run.done: //nolint:errcheck // the test itself has looked at the error
 		case <-time.After(10 * time.Second):
 			t.Error("Run did not return")
 		}

@@ -132,8 +132,8 @@ func (s *sqlite) one(ctx context.Context, tx *sql.Tx, in *incoming) (verdict, er
 func (s *sqlite) stored(ctx context.Context, tx *sql.Tx, in *incoming, key any) (state, error) {
 	var have state
 	var updated sql.NullString
-	err := s.in(ctx, tx, task{in.to, taskStored, ""}).QueryRowContext(ctx, key, in.key).
-		Scan(&have.presence, &have.Revision, &updated)
+	err := s.in(ctx, tx, task{in.to, taskStored, ""}).QueryRowContext(ctx, key, in.key). //nolint:sqlclosecheck // cached; closed by database/sql with the transaction
+												Scan(&have.presence, &have.Revision, &updated)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return state{}, nil
@@ -178,7 +178,7 @@ func (s *sqlite) bury(ctx context.Context, tx *sql.Tx, in *incoming, key any, th
 }
 
 func (s *sqlite) exec(ctx context.Context, tx *sql.Tx, in *incoming, t task, args ...any) error {
-	_, err := s.in(ctx, tx, t).ExecContext(ctx, args...)
+	_, err := s.in(ctx, tx, t).ExecContext(ctx, args...) //nolint:sqlclosecheck // cached; closed by database/sql with the transaction
 	return s.wrap(in, err)
 }
 
@@ -215,7 +215,7 @@ func sqliteValue(column *dialect.Column, raw []byte) (any, error) {
 	}
 	f, err := strconv.ParseFloat(string(raw), 64)
 	if err != nil || textual(column) || math.IsInf(f, 0) {
-		return string(raw), nil
+		return string(raw), nil //nolint:nilerr // what is no number is kept as it is
 	}
 	return f, nil
 }

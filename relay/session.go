@@ -48,7 +48,7 @@ func (s *session) run(soft, hard context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer fetch.close()
+	defer fetch.close() //nolint:contextcheck // closing comes after the end of hard too
 	s.fetch = fetch
 
 	// stop ends the reading; what is under way is settled all the same.

@@ -274,8 +274,8 @@ func TestServerBreaksConnections(t *testing.T) {
 	if diff := cmp.Diff(slices.Sorted(maps.Values(h.rows)), have); diff != "" {
 		t.Errorf("the replica is not the master (-master +replica):\n%s", diff)
 	}
-	if s := r.Stats(); s.Pauses == 0 || s.Retried+s.Dead > 0 {
-		t.Errorf("have %+v, want pauses and no attempt spent", s)
+	if s := r.Stats(); s.Retried+s.Dead > 0 {
+		t.Errorf("have %+v, want no attempt spent", s)
 	}
 }
 

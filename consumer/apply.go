@@ -42,9 +42,12 @@ type failure struct {
 
 func (c *Consumer) newEngine() engine {
 	if c.dialect == dialect.SQLite {
-		return &sqlite{statements: newStatements(c.db)}
+		return &sqlite{statements: newStatements(c.db, nil)}
 	}
-	return &postgres{statements: newStatements(c.db), conditions: make(map[[2]string]string)}
+	// Each statement has to see what others committed while the one before it
+	// waited for a lock.
+	readCommitted := &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+	return &postgres{statements: newStatements(c.db, readCommitted), conditions: make(map[[2]string]string)}
 }
 
 // statements caches prepared statements by what they are for. It is used by one
@@ -52,11 +55,12 @@ func (c *Consumer) newEngine() engine {
 // connection has none left to prepare with after that.
 type statements struct {
 	db       *sql.DB
+	options  *sql.TxOptions // of each transaction
 	prepared map[any]*sql.Stmt
 }
 
-func newStatements(db *sql.DB) *statements {
-	return &statements{db, make(map[any]*sql.Stmt)}
+func newStatements(db *sql.DB, options *sql.TxOptions) *statements {
+	return &statements{db, options, make(map[any]*sql.Stmt)}
 }
 
 // prepare makes sure that there is a statement under the key.
@@ -70,6 +74,19 @@ func (s *statements) prepare(ctx context.Context, key any, text func() string) e
 	}
 	s.prepared[key] = stmt
 	return nil
+}
+
+// maxStatements bounds the cache. A table has one statement, or a few; but each
+// set of fields that messages leave out makes another.
+const maxStatements = 200
+
+// trim empties the cache when it is full. It must not be called between prepare
+// and in.
+func (s *statements) trim() error {
+	if len(s.prepared) < maxStatements {
+		return nil
+	}
+	return s.close()
 }
 
 // in returns the statement under the key, for use within a transaction.
@@ -88,7 +105,7 @@ func (s *statements) close() error {
 
 // transact runs work in a transaction and commits it.
 func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) error {
-	tx, err := s.db.BeginTx(ctx, nil)
+	tx, err := s.db.BeginTx(ctx, s.options)
 	if err != nil {
 		return fmt.Errorf("consumer: begin: %w", err)
 	}

@@ -2,19 +2,25 @@ package consumer
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/testdb"
 )
 
 // TestDeleteWaitsForSaves: on PostgreSQL a DELETE does not start while a SAVE of
 // the same table is in a transaction, which may hold the row that it would miss.
 func TestDeleteWaitsForSaves(t *testing.T) {
 	t.Parallel()
-	r := accountRig(t, Postgres)
+	_, dsn := testdb.Postgres(t)
+	db := reopen(t, dsn, "default_transaction_isolation", "repeatable read") // which must not matter
+	migrate(t, db, Postgres)
+	mustExec(t, db, strings.ReplaceAll(accountTable, "%s", "timestamptz"))
+	r := rigOn(t, db, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}})
 	tx, err := r.db.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)

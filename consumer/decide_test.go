@@ -45,6 +45,7 @@ func decisions() []decision {
 		{"SAVE next, row", rowStored, lockstep(event.Save, 6, 60), verdict{}, toRow(6, 60)},
 		{"SAVE next but older by the clock, row", rowStored, lockstep(event.Save, 6, 40), verdict{}, toRow(6, 40)},
 		{"SAVE after a gap, row", rowStored, lockstep(event.Save, 9, 60), verdict{gap: true}, toRow(9, 60)},
+		{"SAVE after the smallest gap, row", rowStored, lockstep(event.Save, 7, 60), verdict{gap: true}, toRow(7, 60)},
 		{"SAVE equal, row", rowStored, lockstep(event.Save, 5, 50), verdict{outcome: duplicate}, rowStored},
 		{"SAVE equal but newer by the clock, row", rowStored, lockstep(event.Save, 5, 60), verdict{outcome: duplicate}, rowStored},
 		{"SAVE older, row", rowStored, lockstep(event.Save, 4, 60), verdict{outcome: stale}, rowStored},

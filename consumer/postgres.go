@@ -173,6 +173,9 @@ func (p *postgres) apply(ctx context.Context, batch []*incoming, plan any) (resu
 	if !ok {
 		pr = newProgram(batch)
 	}
+	if err := p.trim(); err != nil {
+		return result{}, fmt.Errorf("consumer: close statements: %w", err)
+	}
 	t, err := p.runOnce(ctx, pr)
 	if err == nil {
 		return result{tally: t}, nil

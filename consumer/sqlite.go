@@ -38,6 +38,9 @@ const (
 func (s *sqlite) plan([]*incoming) any { return nil }
 
 func (s *sqlite) apply(ctx context.Context, batch []*incoming, _ any) (result, error) {
+	if err := s.trim(); err != nil {
+		return result{}, fmt.Errorf("consumer: close statements: %w", err)
+	}
 	batch = byTable(batch)
 	for _, in := range batch {
 		if err := s.prepareFor(ctx, in); err != nil {

@@ -262,6 +262,47 @@ func TestMissingFields(t *testing.T) {
 	})
 }
 
+// TestAnySetOfFields: messages with ever other fields do not fill the memory with
+// statements.
+func TestAnySetOfFields(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		const columns = 9
+		ddl := "CREATE TABLE thing_ref (id bigint PRIMARY KEY, cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL"
+		for i := range columns {
+			ddl += fmt.Sprintf(", c%d integer", i)
+		}
+		r := newRig(t, d, map[string]Table{"thing": {Name: "thing_ref"}}, ddl+")")
+		var messages []*message.Message
+		for set := range 1 << columns {
+			fields := fmt.Sprintf(`"id":%d`, set)
+			for i := range columns {
+				if set>>i&1 == 1 {
+					fields += fmt.Sprintf(`,"c%d":1`, i)
+				}
+			}
+			messages = append(messages, thing(fields))
+		}
+		for part := range slices.Chunk(messages, 40) {
+			r.batch(t, part...)
+		}
+		have := dump(t, r.db, "SELECT count(*) AS n, sum(coalesce(c0,0)+2*coalesce(c1,0)+256*coalesce(c8,0)) AS s FROM thing_ref")
+		if diff := cmp.Diff([]string{"n=512 s=66304"}, have); diff != "" {
+			t.Errorf("rows (-want +have):\n%s", diff)
+		}
+		var cache *statements
+		switch e := r.engine.(type) {
+		case *postgres:
+			cache = e.statements
+		case *sqlite:
+			cache = e.statements
+		}
+		if n := len(cache.prepared); n > maxStatements+50 {
+			t.Errorf("have %d prepared statements", n)
+		}
+	})
+}
+
 // TestDeletedKey: a DELETE carries the key under id, or under the key's field,
 // which counts more.
 func TestDeletedKey(t *testing.T) {
@@ -317,86 +358,4 @@ func TestValuesOnSQLite(t *testing.T) {
 			t.Errorf("%s: have %v, want a DataError on column %q", tc.field, res.failures, tc.column)
 		}
 	}
-}
-
-// TestConstraints: a violated constraint of any kind fails the messages that
-// violate it and no other, also when it is checked only at the commit.
-func TestConstraints(t *testing.T) {
-	t.Parallel()
-	eachDialect(t, func(t *testing.T, d Dialect) {
-		for _, when := range []string{"", " DEFERRABLE INITIALLY DEFERRED"} {
-			db := openDB(t, d,
-				`CREATE TABLE author_ref (id bigint PRIMARY KEY, name text, cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)`,
-				`CREATE TABLE book_ref (id bigint PRIMARY KEY, author bigint REFERENCES author_ref (id)`+when+`, title text UNIQUE, pages integer CHECK (pages > 0), kind text,
-					cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)`,
-				`CREATE UNIQUE INDEX one_kind ON book_ref (lower(kind))`)
-			c, err := New(db, newTestBroker(), Config{Queue: "replica"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, id := range []string{"author", "book"} {
-				if err := c.Table(id, Table{Name: id + "_ref"}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			replicas, faults, err := c.load(t.Context())
-			if faults != nil || err != nil {
-				t.Fatal(faults, err)
-			}
-			r := &rig{Consumer: c, replicas: replicas, engine: c.newEngine()}
-			author := func(id int) *message.Message {
-				return lockstep(envelope("SAVE", "author", fmt.Sprintf(`{"id":%d,"name":"x",%s}`, id, versionJSON(1, at(1)))))
-			}
-			book := func(id, author, pages int, title, kind string) *message.Message {
-				return lockstep(envelope("SAVE", "book", fmt.Sprintf(`{"id":%d,"author":%d,"pages":%d,"title":%q,"kind":%q,%s}`, id, author, pages, title, kind, versionJSON(1, at(1)))))
-			}
-			messages := []*message.Message{
-				book(1, 1, 10, "a", "a"), // its author comes later
-				book(2, 9, 10, "b", "b"), // no such author
-				author(1),
-				book(3, 1, 0, "c", "c"),  // no pages
-				book(4, 1, 10, "a", "d"), // the first one's title
-				book(5, 1, 10, "e", "A"), // the first one's kind
-				book(6, 1, 10, "f", "f"),
-				author(2),
-				book(7, 2, 10, "g", "g"),
-				book(8, 8, -1, "h", "h"), // neither author nor pages
-			}
-			res := r.batch(t, messages...)
-			var bad []string
-			for _, f := range res.failures {
-				bad = append(bad, f.in.key)
-			}
-			slices.Sort(bad)
-			wantBad, wantGood := []string{"2", "3", "4", "5", "8"}, []string{"id=1", "id=6", "id=7"}
-			if diff := cmp.Diff(wantBad, bad); diff != "" {
-				t.Errorf("%q: bad (-want +have):\n%s", when, diff)
-			}
-			if diff := cmp.Diff(wantGood, dump(t, db, "SELECT id FROM book_ref")); diff != "" {
-				t.Errorf("%q: books (-want +have):\n%s", when, diff)
-			}
-			if n := len(dump(t, db, "SELECT id FROM author_ref")); n != 2 {
-				t.Errorf("%q: have %d authors, want 2", when, n)
-			}
-			if err := r.engine.close(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-}
-
-// TestOneConnection: a pool of one connection is enough.
-func TestOneConnection(t *testing.T) {
-	t.Parallel()
-	eachDialect(t, func(t *testing.T, d Dialect) {
-		r := accountRig(t, d)
-		r.db.SetMaxOpenConns(1)
-		mustExec(t, r.db, "INSERT INTO account_ref (id, title, cqrs_revision, cqrs_updated) VALUES (7, 'x', 1, '2026-01-01')")
-		mustExec(t, r.db, "CREATE UNIQUE INDEX titles ON account_ref (title)")
-		res := r.batch(t, save(1, 1, "one"), save(2, 1, "x"), remove(3, 1), save(1, 2, "uno"),
-			lockstep(envelope("SYNC", "account", `{"id":4,"name":"y",`+versionJSON(1, at(1))+`}`)))
-		if len(res.failures) != 1 || res.failures[0].in.key != "2" {
-			t.Errorf("have %v, want account/2 to fail", res.failures)
-		}
-	})
 }

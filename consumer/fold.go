@@ -56,7 +56,8 @@ type foldKey struct {
 }
 
 // fold turns a batch, in its order, into rounds of steps. No key stands twice in
-// a round, and a key's steps keep the order of its messages.
+// a round, a key's steps keep the order of its messages, and nothing joins a
+// round that has a successor: what foreign keys tie together stays in order.
 func fold(batch []*incoming) [][]*step {
 	type last struct {
 		step  *step
@@ -69,13 +70,13 @@ func fold(batch []*incoming) [][]*step {
 		l := lasts[key]
 		switch {
 		case l == nil:
-			l = &last{step: newStep(in)}
+			l = &last{step: newStep(in), round: len(rounds) - 1}
 			lasts[key] = l
-		case l.step.merge(in):
+		case l.round == len(rounds)-1 && l.step.merge(in):
 			continue
 		default:
 			l.step = newStep(in)
-			l.round++
+			l.round = max(l.round+1, len(rounds)-1)
 		}
 		if l.round == len(rounds) {
 			rounds = append(rounds, nil)

@@ -1,0 +1,307 @@
+package outbox_test
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
+	"github.com/lockstep-go/lockstep/outbox"
+)
+
+const (
+	propertyWriters = 6
+	propertyKeys    = 5
+	propertySeed    = "LOCKSTEP_TEST_SEED" // repeats a run's choices, though not their timing
+)
+
+// However transactions on the same keys fall together, each key's events are
+// numbered 1, 2, 3 … in the order of their ids, and the last one is the row.
+func TestRandomTransactions(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	if text := os.Getenv(propertySeed); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("%s: %v", propertySeed, err)
+		}
+	}
+	onEach(t, func(t *testing.T, m master) {
+		t.Logf("repeat with %s=%d", propertySeed, seed)
+		writers := make([]*writer, propertyWriters)
+		var all sync.WaitGroup
+		for i := range writers {
+			writers[i] = &writer{Rand: rand.New(rand.NewPCG(seed, uint64(i))), master: m}
+			all.Go(func() { writers[i].run(t, 80) })
+		}
+		all.Wait()
+		done := map[string]int{}
+		for _, w := range writers {
+			for what, n := range w.done {
+				done[what] += n
+			}
+		}
+		t.Logf("operations of committed transactions, and other ends: %v", done)
+		for _, what := range []string{"put", "touch", "remove", "removing", "spare", "recreate", "flush", "undo", "abandoned", "panicked", "cancelled"} {
+			if done[what] == 0 {
+				t.Errorf("no transaction with %s: the test proves too little", what)
+			}
+		}
+		m.checkHistories(t)
+	})
+}
+
+// writer does random things to rows that others change too.
+type writer struct {
+	*rand.Rand
+	master
+	done map[string]int
+	did  []string // in the transaction under way
+}
+
+var errAbandoned = errors.New("abandoned on purpose")
+
+func (w *writer) run(t *testing.T, transactions int) {
+	w.done = map[string]int{}
+	for range transactions {
+		w.did = nil
+		err := w.transaction(t.Context())
+		var missing *outbox.NotFoundError
+		var class dialect.Class
+		if err != nil {
+			class = dialect.Classify(err)
+		}
+		switch {
+		case err == nil:
+			for _, what := range w.did {
+				w.done[what]++
+			}
+		case errors.Is(err, errAbandoned):
+			w.done["abandoned"]++
+		case errors.Is(err, errPanicked):
+			w.done["panicked"]++
+		case errors.Is(err, context.Canceled), class == dialect.Canceled:
+			w.done["cancelled"]++
+		case errors.As(err, &missing), class == dialect.Conflict, class == dialect.Data: // another was faster
+			w.done["collided"]++
+		default:
+			t.Errorf("a transaction of %v: %v", w.did, err)
+			return
+		}
+	}
+}
+
+var errPanicked = errors.New("panicked on purpose")
+
+// transaction runs one transaction to one of its possible ends.
+func (w *writer) transaction(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	end := w.IntN(12)
+	body := func(ctx context.Context, tx *outbox.Tx) error {
+		if w.dialect == outbox.Postgres { // a deadlock is noticed only after a second
+			if err := exec(ctx, tx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
+				return err
+			}
+		}
+		if err := w.operations(ctx, tx, 1+w.IntN(4)); err != nil {
+			return err
+		}
+		switch end {
+		case 0:
+			return errAbandoned
+		case 1:
+			panic(errPanicked)
+		case 2:
+			cancel()
+		}
+		return nil
+	}
+	if end >= 9 {
+		return w.owned(ctx, body)
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = r.(error)
+		}
+	}()
+	return w.ob.InTx(ctx, w.DB, body)
+}
+
+// owned runs body in a transaction that is begun and committed here.
+func (w *writer) owned(ctx context.Context, body func(context.Context, *outbox.Tx) error) error {
+	sqlTx, err := w.BeginTx(ctx, &sql.TxOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sqlTx.Rollback() }()
+	tx := w.ob.Wrap(sqlTx)
+	if err := cmp.Or(body(ctx, tx), tx.Flush(ctx)); err != nil {
+		return err
+	}
+	return sqlTx.Commit()
+}
+
+func (w *writer) operations(ctx context.Context, tx *outbox.Tx, n int) error {
+	for range n {
+		what, do := w.operation(ctx, tx, w.IntN(propertyKeys))
+		if err := do(); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		w.did = append(w.did, what)
+	}
+	return nil
+}
+
+func (w *writer) operation(ctx context.Context, tx *outbox.Tx, key int) (what string, do func() error) {
+	row := fmt.Sprintf(`WHERE id = %d`, key)
+	insert := func() error {
+		return cmp.Or(exec(ctx, tx, fmt.Sprintf(`INSERT INTO accounts (id, name) VALUES (%d, '%s')`, key, w.name())), tx.Saved("account", key))
+	}
+	operation := w.IntN(16)
+	if operation >= 3 && operation <= 10 {
+		var there int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM accounts `+row).Scan(&there); err != nil {
+			return "look", func() error { return err }
+		}
+		if there == 0 {
+			return "put", insert
+		}
+	}
+	switch operation {
+	case 3:
+		return "touch", func() error { return tx.Saved("account", key) }
+	case 4, 5:
+		return "remove", func() error { return tx.Delete(ctx, "account", key) }
+	case 6, 7:
+		return "removing", func() error {
+			return cmp.Or(tx.Deleting(ctx, "account", key), exec(ctx, tx, `DELETE FROM accounts `+row))
+		}
+	case 8:
+		return "spare", func() error { return cmp.Or(tx.Deleting(ctx, "account", key), tx.Saved("account", key)) }
+	case 9, 10:
+		return "recreate", func() error { return cmp.Or(tx.Delete(ctx, "account", key), insert()) }
+	case 11:
+		return "flush", func() error { return tx.Flush(ctx) }
+	case 12, 13:
+		return "savepoint", func() error { return w.savepoint(ctx, tx) }
+	}
+	return "put", func() error {
+		result, err := tx.ExecContext(ctx, fmt.Sprintf(`UPDATE accounts SET name = '%s', balance = balance + 1 `, w.name())+row)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			return cmp.Or(err, insert())
+		}
+		return tx.Saved("account", key)
+	}
+}
+
+func (w *writer) name() string { return strconv.FormatUint(w.Uint64(), 36) }
+
+// savepoint does a part that is taken back half of the time.
+func (w *writer) savepoint(ctx context.Context, tx *outbox.Tx) error {
+	before := len(w.did)
+	undo := w.IntN(2) == 0
+	err := tx.Savepoint(ctx, func(ctx context.Context) error {
+		if err := w.operations(ctx, tx, 1+w.IntN(3)); err != nil || !undo {
+			return err
+		}
+		return errAbandoned
+	})
+	if errors.Is(err, errAbandoned) {
+		w.did = append(w.did[:before], "undo")
+		return nil
+	}
+	return err
+}
+
+// checkHistories compares each key's events with each other and with its row.
+func (m master) checkHistories(t *testing.T) {
+	t.Helper()
+	type state struct {
+		signal   event.Signal
+		revision int64
+		updated  time.Time
+		id       int64 // of the outbox row
+		Name     string
+		Balance  int64
+	}
+	last := map[string]*state{}
+	eventIDs := map[string]bool{}
+	again := 0
+	for _, row := range m.rows(t) {
+		e, err := event.Decode(row.payload)
+		if err != nil {
+			t.Fatalf("payload %s: %v", row.payload, err)
+		}
+		v, err := e.Version()
+		if err != nil {
+			t.Fatalf("payload %s: %v", row.payload, err)
+		}
+		before := last[row.key]
+		if before == nil {
+			before = &state{}
+		}
+		now := &state{signal: e.Signal, revision: v.Revision, updated: v.Updated, id: row.id}
+		if err := json.Unmarshal(e.Data, now); err != nil {
+			t.Fatal(err)
+		}
+		if now.revision != before.revision+1 {
+			t.Errorf("key %s: revision %d (outbox id %d) after revision %d (id %d)", row.key, now.revision, now.id, before.revision, before.id)
+		}
+		if now.updated.Before(before.updated) {
+			t.Errorf("key %s: revision %d is of %v, revision %d before it of %v", row.key, now.revision, now.updated, before.revision, before.updated)
+		}
+		if before.signal == event.Delete && now.signal == event.Save {
+			again++
+		}
+		if eventIDs[row.metadata] {
+			t.Errorf("metadata %s twice: an event's id is its own", row.metadata)
+		}
+		eventIDs[row.metadata] = true
+		last[row.key] = now
+	}
+	if len(eventIDs) < 100 || again < 3 {
+		t.Errorf("%d events, %d rows created again: the test proves too little", len(eventIDs), again)
+	}
+	rows, err := m.QueryContext(t.Context(), `SELECT id, name, balance, cqrs_revision FROM accounts`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var key string
+		var have state
+		if err := rows.Scan(&key, &have.Name, &have.Balance, &have.revision); err != nil {
+			t.Fatal(err)
+		}
+		want := last[key]
+		switch {
+		case want == nil || want.signal != event.Save:
+			t.Errorf("key %s: the row is there, the last event is %+v", key, want)
+		case want.Name != have.Name || want.Balance != have.Balance || want.revision != have.revision:
+			t.Errorf("key %s: the last event is %+v, the row %+v", key, want, have)
+		}
+		delete(last, key)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range last {
+		if want.signal != event.Delete {
+			t.Errorf("key %s: the row is gone, the last event is %+v", key, want)
+		}
+	}
+}

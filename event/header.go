@@ -3,7 +3,8 @@ package event
 // Names of the message metadata (AMQP and NATS headers) that Lockstep adds.
 // django-cqrs ignores them.
 const (
-	// HeaderEventID is the event's UUIDv7. It equals the Watermill message's
+	// HeaderEventID is the event's UUIDv7, or the UUID that a message of another
+	// kind was published with. It equals the Watermill message's
 	// UUID and the AMQP message id. Its presence tells a replica that the
 	// event comes from a Lockstep master, whose revisions never restart.
 	HeaderEventID = "lockstep-event-id"
@@ -25,3 +26,8 @@ const (
 // adapter turns it into the broker's own expiry (AMQP's expiration property)
 // and does not send it as a header.
 const MetadataTTL = "lockstep-ttl"
+
+// MetadataKey is the metadata member in which a message that is published in a
+// master's transaction says its key. It becomes the outbox row's key, within
+// which order is kept, and is not sent.
+const MetadataKey = "lockstep-key"

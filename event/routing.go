@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // directPrefix starts every topic that addresses one queue instead of all.
@@ -13,6 +14,9 @@ const directPrefix = "cqrs."
 // maxName keeps cqrs.dead_letter_<queue>.<cqrs_id> within the 255 bytes of an
 // AMQP 0-9-1 routing key.
 const maxName = 118
+
+// maxTopic is what an AMQP 0-9-1 routing key holds.
+const maxTopic = 255
 
 // Topic returns the topic on which a master sends the events of an entity to
 // every replica: the CQRS ID itself.
@@ -49,12 +53,20 @@ func IsDirect(topic string) bool {
 
 // ValidateName reports why a CQRS ID or a queue name cannot be part of a topic
 // on every broker, or nil when it can. what names the thing in the error.
-func ValidateName(what, name string) error {
+func ValidateName(what, name string) error { return validate(what, name, maxName) }
+
+// ValidateTopic reports why a topic cannot be published on with every broker,
+// or nil when it can. Unlike a name, it may be a direct topic and as long as one.
+func ValidateTopic(topic string) error { return validate("topic", topic, maxTopic) }
+
+func validate(what, name string, most int) error {
 	switch {
 	case name == "":
 		return fmt.Errorf("%s is empty", what)
-	case len(name) > maxName:
-		return fmt.Errorf("%s %.20q… is longer than %d bytes", what, name, maxName)
+	case len(name) > most:
+		return fmt.Errorf("%s %.20q… is longer than %d bytes", what, name, most)
+	case !utf8.ValidString(name):
+		return fmt.Errorf("%s %q is not UTF-8", what, name)
 	case strings.ContainsAny(name, "*#>"):
 		return fmt.Errorf("%s %q contains one of * # >, which brokers read as wildcards", what, name)
 	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }):

@@ -42,15 +42,21 @@ func newMaster(t *testing.T, db *sql.DB, d outbox.Dialect) master {
 	if _, err := migrations.Up(t.Context(), db, d); err != nil {
 		t.Fatal(err)
 	}
-	columns, err := migrations.TableSQL(d, "accounts")
+	m := master{DB: db, dialect: d}
+	m.exec(t, `CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT NOT NULL, balance INTEGER NOT NULL DEFAULT 0)`)
+	m.addVersions(t, "accounts")
+	m.ob = m.outbox(t, outbox.Entity{ID: "account", Table: "accounts"})
+	return m
+}
+
+// addVersions adds the version columns to a table.
+func (m master) addVersions(t *testing.T, table string) {
+	t.Helper()
+	lines, err := migrations.TableSQL(m.dialect, table)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := master{DB: db, dialect: d}
-	m.exec(t, `CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT NOT NULL, balance INTEGER NOT NULL DEFAULT 0)`)
-	m.exec(t, columns)
-	m.ob = m.outbox(t, outbox.Entity{ID: "account", Table: "accounts"})
-	return m
+	m.exec(t, lines)
 }
 
 func (m master) outbox(t *testing.T, entities ...outbox.Entity) *outbox.Outbox {

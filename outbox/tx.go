@@ -23,11 +23,14 @@ type Tx struct {
 	savepoints int     // set so far
 }
 
-// mark is the keys of one entity that were saved and not flushed yet.
+// mark is the keys of one entity that were saved and not flushed yet, or
+// messages that were published in a row.
 type mark struct {
 	entity string
 	keys   []string // in the order in which they were marked
 	has    map[string]bool
+
+	messages []outgoing // published; a mark with messages has no entity
 }
 
 // NotFoundError reports keys that have no row in the entity's table, so that
@@ -186,16 +189,23 @@ func (tx *Tx) Savepoint(ctx context.Context, fn func(ctx context.Context) error)
 func cloneMarks(marks []*mark) []*mark {
 	clones := make([]*mark, len(marks))
 	for i, m := range marks {
-		clones[i] = &mark{entity: m.entity, keys: slices.Clone(m.keys), has: maps.Clone(m.has)}
+		clones[i] = &mark{entity: m.entity, keys: slices.Clone(m.keys), has: maps.Clone(m.has), messages: slices.Clone(m.messages)}
 	}
 	return clones
 }
 
 // Flush records one event for every marked key: entities in the order in which
-// they were first marked, keys in the order in which they were marked. It may be
-// called more than once. After an error the transaction must be rolled back.
+// they were first marked, keys in the order in which they were marked. Messages
+// that were published go between them, see [Tx.Publish]. It may be called more
+// than once. After an error the transaction must be rolled back.
 func (tx *Tx) Flush(ctx context.Context) error {
 	for _, m := range tx.marks {
+		if m.entity == "" {
+			if err := tx.insertMessages(ctx, m.messages); err != nil {
+				return err
+			}
+			continue
+		}
 		p, err := tx.ob.plan(ctx, tx.tx, m.entity)
 		if err != nil {
 			return err

@@ -74,6 +74,14 @@ FROM lockstep_changed c
 ORDER BY c.ord
 RETURNING metadata ->> {event_id_header}`
 
+// PostgresPublish inserts messages that are not about an entity, in order: lists
+// of topics, keys, payloads (hexadecimal) and metadata.
+const PostgresPublish = `
+INSERT INTO outbox (topic, key, payload, metadata)
+SELECT m.topic, m.key, decode(m.payload, 'hex'), m.metadata::jsonb
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS m (topic, key, payload, metadata, ord)
+ORDER BY m.ord`
+
 // Revisions go on from an earlier row's under the key, whose tombstone says where
 // it stopped, also when the new row came with a revision of its own. The stamp is
 // never older than theirs, even if the clock was set back.

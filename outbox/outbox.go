@@ -69,6 +69,12 @@ type Config struct {
 	Dialect Dialect
 	// Entities are the tables whose rows are sent. At least one is required.
 	Entities []Entity
+	// Unprepared keeps [Outbox.InTx] from preparing statements that are used again
+	// and again, its own and those of [Tx.ExecContext]. That makes them faster, but
+	// takes a connection that stays with its server session: set it behind a pooler
+	// that shares sessions between transactions and does not track prepared
+	// statements (PgBouncer before 1.21 in transaction mode). Default false.
+	Unprepared bool
 }
 
 // Entity is one table whose rows are sent to replicas.
@@ -98,8 +104,11 @@ type Outbox struct {
 	entities map[string]Entity
 	names    []string // the entities' IDs in the order of the Config
 
+	unprepared bool
+
 	mu    sync.Mutex
 	plans map[string]*plan // by ID, built at first use
+	pools map[*sql.DB]*statements
 }
 
 // ErrUnknownEntity reports an entity that is not in Config.Entities.
@@ -121,7 +130,7 @@ func New(cfg Config) (*Outbox, error) {
 	if len(cfg.Entities) == 0 {
 		fault("Config.Entities is empty: name at least one entity")
 	}
-	ob := &Outbox{dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{}}
+	ob := &Outbox{dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{}, pools: map[*sql.DB]*statements{}, unprepared: cfg.Unprepared}
 	for i, e := range cfg.Entities {
 		if err := event.ValidateName("ID", e.ID); err != nil {
 			fault("Config.Entities[%d]: %w", i, err)

@@ -16,8 +16,9 @@ import (
 // Tx is a database transaction that records events. It offers the query methods
 // of *sql.Tx, so it fits wherever database/sql's, sqlx's or sqlc's do.
 type Tx struct {
-	ob *Outbox
-	tx *sql.Tx
+	ob         *Outbox
+	tx         *sql.Tx
+	statements *statements // nil: nothing is prepared
 
 	marks      []*mark // in the order in which the entities were first marked
 	savepoints int     // set so far
@@ -55,12 +56,14 @@ func firstOf(keys []string) string {
 // or of the flush rolls everything back and is returned; a panic rolls back and
 // goes on. fn must neither keep the Tx nor use it from another goroutine.
 func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Context, tx *Tx) error) error {
+	statements := ob.statementsOf(db)
 	sqlTx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("outbox: begin: %w", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // does nothing after a commit
 	tx := ob.Wrap(sqlTx)
+	tx.statements = statements
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
@@ -70,6 +73,7 @@ func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 	if err := sqlTx.Commit(); err != nil {
 		return fmt.Errorf("outbox: commit: %w", err)
 	}
+	statements.prepare(ctx)
 	return nil
 }
 
@@ -77,8 +81,12 @@ func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 // Call [Tx.Flush] before the commit: what is marked and not flushed is not sent.
 func (ob *Outbox) Wrap(tx *sql.Tx) *Tx { return &Tx{ob: ob, tx: tx} }
 
-// ExecContext runs a statement in the transaction.
+// ExecContext runs a statement in the transaction. In [Outbox.InTx], one that has
+// parameters and is used again is prepared, unless Config.Unprepared says no.
 func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if len(args) > 0 {
+		return tx.exec(ctx, query, args...)
+	}
 	return tx.tx.ExecContext(ctx, query, args...)
 }
 
@@ -228,17 +236,17 @@ func (tx *Tx) record(ctx context.Context, p *plan, statement string, deleted boo
 		return err
 	}
 	var sent map[string]bool
-	if tx.ob.dialect == SQLite {
+	switch {
+	case tx.ob.dialect == SQLite:
 		sent, err = tx.recordSQLite(ctx, p, statement, deleted, keys, ids)
-	} else {
+	case len(keys) == 1 && statement == p.sql.Save:
+		sent, err = tx.recordOne(ctx, p.sql.SaveOne, keys[0], ids[0])
+	default:
 		sent, err = tx.recordPostgres(ctx, statement, keys, ids)
 	}
 	if err != nil {
 		tx.ob.forget(p.ID) // the table may have been altered
 		return fmt.Errorf("outbox: %s/%s: %w", p.ID, firstOf(keys), withRemedy(err))
-	}
-	if len(sent) == len(keys) {
-		return nil
 	}
 	missing := &NotFoundError{Entity: p.ID}
 	for i, key := range keys {
@@ -246,12 +254,25 @@ func (tx *Tx) record(ctx context.Context, p *plan, statement string, deleted boo
 			missing.Keys = append(missing.Keys, key)
 		}
 	}
+	if len(missing.Keys) == 0 {
+		return nil
+	}
 	return missing
+}
+
+// recordOne is recordPostgres for a single key, which most transactions have.
+func (tx *Tx) recordOne(ctx context.Context, statement, key, id string) (map[string]bool, error) {
+	done, err := tx.exec(ctx, statement, key, id)
+	if err != nil {
+		return nil, err
+	}
+	n, err := done.RowsAffected()
+	return map[string]bool{id: n == 1}, err
 }
 
 // recordPostgres returns the ids of the events it inserted.
 func (tx *Tx) recordPostgres(ctx context.Context, statement string, keys, ids []string) (map[string]bool, error) {
-	rows, err := tx.tx.QueryContext(ctx, statement, Postgres.Texts(keys), Postgres.Texts(ids))
+	rows, err := tx.query(ctx, statement, Postgres.Texts(keys), Postgres.Texts(ids))
 	if err != nil {
 		return nil, err
 	}

@@ -111,6 +111,18 @@ func ConstraintOf(err error) string {
 	return fields.Get('n') // PostgreSQL's protocol, "error and notice message fields"
 }
 
+// IsStale reports whether err may come from a prepared statement that does not fit
+// its tables any more or that the server does not know: it is worth a try to
+// prepare it anew.
+func IsStale(err error) bool {
+	var state sqlStater
+	if !errors.As(err, &state) {
+		return false // SQLite prepares anew by itself
+	}
+	s := state.SQLState()
+	return s == "0A000" || s == "26000" || strings.HasPrefix(s, "42")
+}
+
 // IsUnreachable reports whether err came up without the server having judged the
 // call: it could not be reached, broke off, is starting, stopping or full. Unlike
 // [Outage] it leaves out what only an operator's correction mends.

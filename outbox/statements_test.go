@@ -1,0 +1,134 @@
+package outbox_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
+	"github.com/lockstep-go/lockstep/outbox"
+)
+
+// single is a master whose pool has one connection, so that what a session has
+// prepared can be seen, and one that needs a second one while it holds the first
+// waits for ever.
+func single(t *testing.T) master {
+	t.Helper()
+	db, _ := testdb.Postgres(t)
+	m := newMaster(t, db, outbox.Postgres)
+	m.SetMaxOpenConns(1)
+	m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'ann')`)
+	return m
+}
+
+const raiseBalance = `UPDATE accounts SET balance = balance + $1 WHERE id = $2`
+
+func (m master) raise(ctx context.Context, ob *outbox.Outbox) error {
+	return ob.InTx(ctx, m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+		if _, err := tx.ExecContext(ctx, raiseBalance, 1, 1); err != nil {
+			return err
+		}
+		return tx.Saved("account", 1)
+	})
+}
+
+// prepared counts the statements that the session has prepared.
+func (m master) prepared(t *testing.T, like string) (n int) {
+	t.Helper()
+	if err := m.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_prepared_statements WHERE strpos(statement, '`+like+`') > 0`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestStatementsThatAreUsedAgainArePrepared(t *testing.T) {
+	t.Parallel()
+	m := single(t)
+	for range 5 {
+		if err := m.raise(t.Context(), m.ob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if have := m.prepared(t, "UPDATE accounts SET balance"); have != 1 {
+		t.Errorf("the caller's statement is prepared %d times, want once", have)
+	}
+	if have := m.prepared(t, "lockstep_changed"); have != 1 {
+		t.Errorf("the flush is prepared %d times, want once", have)
+	}
+	if have := len(m.sent(t)); have != 5 {
+		t.Errorf("have %d events, want 5", have)
+	}
+}
+
+func TestUnprepared(t *testing.T) {
+	t.Parallel()
+	m := single(t)
+	ob, err := outbox.New(outbox.Config{Dialect: m.dialect, Unprepared: true, Entities: []outbox.Entity{{ID: "account", Table: "accounts"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if err := m.raise(t.Context(), ob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if have := m.prepared(t, "accounts"); have != 0 {
+		t.Errorf("%d statements are prepared, want none", have)
+	}
+}
+
+// TestPreparedStatementsThatBreak: what a pooler or an altered table does to a
+// prepared statement costs the transaction that finds out, and no other.
+func TestPreparedStatementsThatBreak(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, sql string }{
+		{"forgotten by the server", `DEALLOCATE ALL`},
+		{"other type of a parameter", `ALTER TABLE accounts ALTER COLUMN balance TYPE numeric`},
+		{"new column", `ALTER TABLE accounts ADD COLUMN note text`},
+		{"other type of the key", `ALTER TABLE accounts ALTER COLUMN id TYPE bigint`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			m := single(t)
+			for range 4 {
+				if err := m.raise(t.Context(), m.ob); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.exec(t, tc.sql)
+			failed := 0
+			for range 10 {
+				if err := m.raise(t.Context(), m.ob); err != nil {
+					t.Log(err)
+					failed++
+				}
+			}
+			if failed > 2 { // one for each statement
+				t.Errorf("%d transactions failed, want at most two", failed)
+			}
+			if have, want := len(m.sent(t)), 14-failed; have != want {
+				t.Errorf("have %d events, want %d", have, want)
+			}
+		})
+	}
+}
+
+func TestPreparedStatementsAreBounded(t *testing.T) {
+	t.Parallel()
+	m := single(t)
+	for range 3 {
+		for i := range 300 {
+			err := m.ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+				_, err := tx.ExecContext(ctx, strings.Replace(raiseBalance, "balance +", fmt.Sprintf("balance + %d +", i), 1), 1, 1)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if have := m.prepared(t, "UPDATE accounts SET balance"); have == 0 || have > 256 {
+		t.Errorf("%d statements are prepared, want some, and 256 at most", have)
+	}
+}

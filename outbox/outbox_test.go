@@ -37,7 +37,7 @@ func onEach(t *testing.T, test func(t *testing.T, m master)) {
 	})
 }
 
-func newMaster(t *testing.T, db *sql.DB, d outbox.Dialect) master {
+func newMaster(t testing.TB, db *sql.DB, d outbox.Dialect) master {
 	t.Helper()
 	if _, err := migrations.Up(t.Context(), db, d); err != nil {
 		t.Fatal(err)
@@ -50,7 +50,7 @@ func newMaster(t *testing.T, db *sql.DB, d outbox.Dialect) master {
 }
 
 // addVersions adds the version columns to a table.
-func (m master) addVersions(t *testing.T, table string) {
+func (m master) addVersions(t testing.TB, table string) {
 	t.Helper()
 	lines, err := migrations.TableSQL(m.dialect, table)
 	if err != nil {
@@ -59,7 +59,7 @@ func (m master) addVersions(t *testing.T, table string) {
 	m.exec(t, lines)
 }
 
-func (m master) outbox(t *testing.T, entities ...outbox.Entity) *outbox.Outbox {
+func (m master) outbox(t testing.TB, entities ...outbox.Entity) *outbox.Outbox {
 	t.Helper()
 	ob, err := outbox.New(outbox.Config{Dialect: m.dialect, Entities: entities})
 	if err != nil {
@@ -71,7 +71,7 @@ func (m master) outbox(t *testing.T, entities ...outbox.Entity) *outbox.Outbox {
 	return ob
 }
 
-func (m master) exec(t *testing.T, query string) {
+func (m master) exec(t testing.TB, query string) {
 	t.Helper()
 	if _, err := m.ExecContext(t.Context(), query); err != nil {
 		t.Fatalf("%s: %v", query, err)

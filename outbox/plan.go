@@ -16,6 +16,8 @@ type plan struct {
 	Entity
 	fields []dialect.Column
 	sql    dialect.EntitySQL
+	table  *dialect.Table
+	built  dialect.EntityTable
 }
 
 // plan returns the entity's plan, reading the catalogue through q the first time.
@@ -58,7 +60,7 @@ func (ob *Outbox) newPlan(ctx context.Context, q dialect.Querier, e Entity) (*pl
 	if err := ob.checkColumns(e, table); err != nil {
 		return nil, err
 	}
-	p := &plan{Entity: e}
+	p := &plan{Entity: e, table: table}
 	for _, c := range table.Columns {
 		if len(e.Fields) == 0 && c.Name != event.FieldRevision && c.Name != event.FieldUpdated {
 			p.fields = append(p.fields, c)
@@ -67,13 +69,13 @@ func (ob *Outbox) newPlan(ctx context.Context, q dialect.Querier, e Entity) (*pl
 	for _, f := range e.Fields {
 		p.fields = append(p.fields, *table.Column(f))
 	}
-	built := dialect.EntityTable{
+	p.built = dialect.EntityTable{
 		CQRSID: e.ID, Table: e.Table, Key: *table.Column(e.Key), Fields: p.fields, TTL: int64(e.TTL / time.Second),
 	}
 	if ob.dialect == SQLite {
-		p.sql = dialect.SQLiteEntity(built)
+		p.sql = dialect.SQLiteEntity(p.built)
 	} else {
-		p.sql = dialect.PostgresEntity(built)
+		p.sql = dialect.PostgresEntity(p.built)
 	}
 	return p, nil
 }

@@ -90,7 +90,7 @@ func (w *writer) run(t *testing.T, transactions int) {
 			w.done["abandoned"]++
 		case errors.Is(err, errPanicked):
 			w.done["panicked"]++
-		case errors.Is(err, context.Canceled), class == dialect.Canceled:
+		case errors.Is(err, context.Canceled), errors.Is(err, sql.ErrTxDone), class == dialect.Canceled:
 			w.done["cancelled"]++
 		case errors.As(err, &missing), class == dialect.Conflict, class == dialect.Data: // another was faster
 			w.done["collided"]++

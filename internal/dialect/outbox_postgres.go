@@ -24,6 +24,9 @@ type EntitySQL struct {
 	// SaveOne is Save for one key and its event id, each a plain parameter. It
 	// affects one row, or none when there is no such key. PostgreSQL only.
 	SaveOne string
+	// Sync takes rows as they are, and on PostgreSQL the topic and the metadata as
+	// two more parameters.
+	Sync string
 }
 
 // postgresMarked turns the two lists into rows. Names that stand where a table's
@@ -160,6 +163,7 @@ func PostgresEntity(e EntityTable) EntitySQL {
 		SaveOne:  build(postgresSaveOne, event.Save, data),
 		Delete:   build(postgresDelete, event.Delete, deleted),
 		Deleting: build(postgresDeleting, event.Delete, deleted),
+		Sync:     build(postgresSync, event.Sync, data),
 	}
 }
 

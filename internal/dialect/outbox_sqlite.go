@@ -60,5 +60,6 @@ func SQLiteEntity(e EntityTable) EntitySQL {
 		Save:     build(sqliteSave, fields.String()),
 		Delete:   build(sqliteDelete, ""),
 		Deleting: build(sqliteSave, ""),
+		Sync:     build(sqliteSync, fields.String()),
 	}
 }

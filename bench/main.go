@@ -37,7 +37,7 @@ type result struct {
 	Messages  int     `json:"messages"`
 }
 
-var rows = []row{relayForwarder, relayRaw}
+var rows = []row{relayForwarder, relayRaw, relayRawBare}
 
 func main() {
 	only := flag.String("only", "", "run the rows whose name contains this")

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/lockstep-go/lockstep/broker/rabbitmq"
+	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/migrations"
 	"github.com/lockstep-go/lockstep/relay"
 )
@@ -33,9 +36,17 @@ var relayForwarder = row{
 
 var relayRaw = row{
 	name: "relay-raw", target: 1,
-	what: "the same relay; against a raw amqp091 publisher with 500 messages under way",
+	what: "the same relay; against a raw amqp091 publisher of the same messages, 500 of them under way",
 	run: func(ctx context.Context, messages int) (float64, float64, error) {
-		return bothWays(ctx, messages, messages, rawRate)
+		return bothWays(ctx, messages, messages, rawRate(true))
+	},
+}
+
+var relayRawBare = row{
+	name: "relay-raw-bare", target: 1,
+	what: "the same relay; against a raw publisher whose messages have no headers, which spares RabbitMQ a fifth of its work",
+	run: func(ctx context.Context, messages int) (float64, float64, error) {
+		return bothWays(ctx, messages, messages, rawRate(false))
 	},
 }
 
@@ -162,10 +173,14 @@ func relayRate(ctx context.Context, r *rig, n int) (float64, error) {
 	ended := make(chan error, 1)
 	began := time.Now()
 	go func() { ended <- forward.Run(running) }()
-	for left := 1; left > 0; {
-		if err := r.db.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) o`).Scan(&left); err != nil {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for forward.Stats().Published < int64(n) { // confirmed and deleted; asking the table would slow both down
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 			stop()
-			return 0, err
+			return 0, errors.Join(context.Cause(ctx), <-ended)
 		}
 	}
 	took := time.Since(began)
@@ -228,13 +243,23 @@ func forwarderRate(ctx context.Context, r *rig, n int) (float64, error) {
 }
 
 // rawRate measures publishing with confirms and 500 messages under way, without
-// any database.
-func rawRate(ctx context.Context, r *rig, n int) (float64, error) {
-	conn, err := amqp.Dial(r.amqpURL)
-	if err != nil {
-		return 0, err
+// any database. With headers the messages are the relay's.
+func rawRate(headers bool) func(ctx context.Context, r *rig, n int) (float64, error) {
+	return func(ctx context.Context, r *rig, n int) (float64, error) {
+		conn, err := amqp.Dial(r.amqpURL)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = conn.Close() }()
+		took, err := publishRaw(ctx, conn, r, n, headers)
+		if err != nil {
+			return 0, err
+		}
+		return float64(n) / took.Seconds(), r.received(ctx, n)
 	}
-	defer func() { _ = conn.Close() }()
+}
+
+func publishRaw(ctx context.Context, conn *amqp.Connection, r *rig, n int, headers bool) (time.Duration, error) {
 	ch, err := conn.Channel()
 	if err != nil {
 		return 0, err
@@ -248,21 +273,22 @@ func rawRate(ctx context.Context, r *rig, n int) (float64, error) {
 	began := time.Now()
 	for sent, confirmed := 0, 0; confirmed < n; {
 		for sent < n && sent-confirmed < window {
-			err := ch.PublishWithContext(ctx, r.exchange, "account", true, false, amqp.Publishing{
-				ContentType: "text/plain", DeliveryMode: amqp.Persistent, MessageId: uuid.NewString(), Body: body,
-			})
-			if err != nil {
+			msg := amqp.Publishing{ContentType: "text/plain", DeliveryMode: amqp.Persistent, MessageId: uuid.NewString(), Body: body}
+			if headers {
+				msg.Timestamp = time.Now()
+				msg.Headers = amqp.Table{event.HeaderEventID: msg.MessageId, event.HeaderOutboxID: strconv.Itoa(sent)}
+			}
+			if err := ch.PublishWithContext(ctx, r.exchange, "account", true, false, msg); err != nil {
 				return 0, err
 			}
 			sent++
 		}
 		if c, ok := <-confirms; !ok || !c.Ack {
-			return 0, fmt.Errorf("not confirmed")
+			return 0, errors.New("not confirmed")
 		}
 		confirmed++
 	}
-	took := time.Since(began)
-	return float64(n) / took.Seconds(), r.received(ctx, n)
+	return time.Since(began), nil
 }
 
 func env(name, otherwise string) string {

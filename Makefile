@@ -13,7 +13,7 @@ PACKAGES ?= ./...
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: ## start the servers that the tests need (PostgreSQL, RabbitMQ)
+up: ## start the servers that the tests need (PostgreSQL, RabbitMQ, MariaDB)
 	scripts/services up
 
 down: ## stop what `make up` started

@@ -41,8 +41,8 @@ func TestMisuse(t *testing.T) {
 		"unknown flag with one dash":  {"run -url=" + noDatabase, []string{"-url="}},
 		"URL in a number's place":     {"run --batch-size " + noDatabase, []string{"--batch-size", "postgres://…"}},
 		"table without a name":        {"migrate table", []string{"relay migrate table accounts"}},
-		"table's dialect":             {"migrate table x --dialect mysql", []string{`--dialect`, `"mysql"`, "postgres, sqlite"}},
-		"sql's dialect":               {"migrate sql --dialect mysql", []string{`--dialect`, `"mysql"`, "postgres, sqlite"}},
+		"table's dialect":             {"migrate table x --dialect oracle", []string{`--dialect`, `"oracle"`, "postgres, mysql, sqlite"}},
+		"sql's dialect":               {"migrate sql --dialect oracle", []string{`--dialect`, `"oracle"`, "postgres, mysql, sqlite"}},
 
 		"run: all that is missing":     {"run", []string{"--database-url is missing", "LOCKSTEP_DATABASE_URL", "--broker-url is missing", "LOCKSTEP_BROKER_URL"}},
 		"consume: all that is missing": {"consume", []string{"--database-url is missing", "--broker-url is missing", "--config is missing", "LOCKSTEP_CONFIG"}},

@@ -30,7 +30,7 @@ func requireFaults(t *testing.T, err error, want ...string) {
 func TestConfigFaults(t *testing.T) {
 	t.Parallel()
 	_, err := New(nil, nil, Config{Dialect: "oracle", BatchSize: -1, DeadLetterTTL: time.Microsecond, DrainTimeout: -1, TransactionTimeout: -time.Hour})
-	requireFaults(t, err, "the database is nil", "the broker is nil", "Config.Queue: name is empty", `Config.Dialect is "oracle", not one of postgres, sqlite`,
+	requireFaults(t, err, "the database is nil", "the broker is nil", "Config.Queue: name is empty", `Config.Dialect is "oracle", not one of postgres, mysql, sqlite`,
 		"Config.BatchSize is -1; zero means 500", "Config.DeadLetterTTL is 1µs", "Config.DrainTimeout is -1ns", "Config.TransactionTimeout is -1h0m0s")
 
 	db, _ := testdb.SQLite(t)

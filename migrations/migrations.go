@@ -20,7 +20,7 @@ import (
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
-//go:embed postgres/*.sql sqlite/*.sql
+//go:embed postgres/*.sql mysql/*.sql sqlite/*.sql
 var files embed.FS
 
 // versionTable keeps what goose has applied.
@@ -32,6 +32,7 @@ type Dialect = dialect.Name
 // The databases there are migrations for.
 const (
 	Postgres = dialect.Postgres
+	MySQL    = dialect.MySQL
 	SQLite   = dialect.SQLite
 )
 
@@ -43,7 +44,7 @@ type Applied struct {
 }
 
 // Up applies every pending migration in order and returns those it applied. On
-// PostgreSQL a session lock lets several processes call it at the same time: one
+// PostgreSQL and MySQL a session lock lets several processes call it at the same time: one
 // works and the others wait, for 5 minutes at most.
 func Up(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
 	p, err := provider(db, d)
@@ -137,11 +138,21 @@ func provider(db *sql.DB, d Dialect) (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := []goose.ProviderOption{goose.WithTableName(versionTable)}
-	gooseDialect := goose.DialectSQLite3
-	if d == Postgres {
+	var options []goose.ProviderOption
+	var gooseDialect goose.Dialect
+	switch d {
+	case Postgres:
 		gooseDialect = goose.DialectPostgres
-		options = append(options, goose.WithSessionLocker(sessionLock{}))
+		options = append(options, goose.WithTableName(versionTable), goose.WithSessionLocker(sessionLock{}))
+	case MySQL: // a store of one's own goes without a dialect
+		store, err := newMySQLStore()
+		if err != nil {
+			return nil, fmt.Errorf("migrations: %w", err)
+		}
+		options = append(options, goose.WithStore(store), goose.WithSessionLocker(mysqlLock{}))
+	case SQLite:
+		gooseDialect = goose.DialectSQLite3
+		options = append(options, goose.WithTableName(versionTable))
 	}
 	p, err := goose.NewProvider(gooseDialect, db, folder, options...)
 	if err != nil {

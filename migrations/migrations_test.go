@@ -38,6 +38,11 @@ func onEach(t *testing.T, test func(t *testing.T, db *sql.DB, d migrations.Diale
 		db, _ := testdb.Postgres(t)
 		test(t, db, migrations.Postgres)
 	})
+	t.Run("mysql", func(t *testing.T) {
+		t.Parallel()
+		db, _ := testdb.MariaDB(t)
+		test(t, db, migrations.MySQL)
+	})
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
 		db, _ := testdb.SQLite(t)
@@ -49,7 +54,10 @@ func onEach(t *testing.T, test func(t *testing.T, db *sql.DB, d migrations.Diale
 func tables(t *testing.T, db *sql.DB, d migrations.Dialect) (names []string) {
 	t.Helper()
 	query := `SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'`
-	if d == migrations.SQLite {
+	switch d {
+	case migrations.MySQL:
+		query = `SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()`
+	case migrations.SQLite:
 		query = `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`
 	}
 	rows, err := db.QueryContext(t.Context(), query)
@@ -165,23 +173,36 @@ func TestDownToNothing(t *testing.T) {
 // own: one migrates, all find a migrated database.
 func TestUpConcurrently(t *testing.T) {
 	t.Parallel()
-	_, dsn := testdb.Postgres(t)
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		_, dsn := testdb.Postgres(t)
+		upConcurrently(t, migrations.Postgres, dsn)
+	})
+	t.Run("mysql", func(t *testing.T) {
+		t.Parallel()
+		_, dsn := testdb.MariaDB(t)
+		upConcurrently(t, migrations.MySQL, dsn)
+	})
+}
+
+func upConcurrently(t *testing.T, d migrations.Dialect, dsn string) {
+	t.Helper()
 	const instances = 8
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	var applied []string
 	for i := range instances {
-		db, err := sql.Open("postgres", dsn)
+		db, err := sql.Open(string(d), dsn)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = db.Close() })
 		group.Go(func() {
-			list, err := migrations.Up(t.Context(), db, migrations.Postgres)
+			list, err := migrations.Up(t.Context(), db, d)
 			if err != nil {
 				t.Errorf("instance %d: %v", i, err)
 			}
-			if missing := missingTables(t.Context(), db); missing != "" {
+			if missing := missingTables(t.Context(), db, d); missing != "" {
 				t.Errorf("instance %d: Up returned without %s", i, missing)
 			}
 			mu.Lock()
@@ -193,9 +214,9 @@ func TestUpConcurrently(t *testing.T) {
 	equal(t, "applied by all instances together", allNames, applied)
 }
 
-func missingTables(ctx context.Context, db *sql.DB) (missing string) {
+func missingTables(ctx context.Context, db *sql.DB, d migrations.Dialect) (missing string) {
 	for _, table := range ours {
-		if _, err := migrations.Postgres.LoadTable(ctx, db, table); err != nil {
+		if _, err := d.LoadTable(ctx, db, table); err != nil {
 			missing += fmt.Sprintf("%v ", err)
 		}
 	}
@@ -227,11 +248,10 @@ func TestUpBesideGoose(t *testing.T) {
 		"00007_authors.sql":  {Data: []byte("-- +goose Up\nCREATE TABLE authors (id integer);\n-- +goose Down\nDROP TABLE authors;\n")},
 	}
 	onEach(t, func(t *testing.T, db *sql.DB, d migrations.Dialect) {
-		gooseDialect := goose.DialectPostgres
-		if d == migrations.SQLite {
-			gooseDialect = goose.DialectSQLite3
+		gooseDialects := map[migrations.Dialect]goose.Dialect{
+			migrations.Postgres: goose.DialectPostgres, migrations.MySQL: goose.DialectMySQL, migrations.SQLite: goose.DialectSQLite3,
 		}
-		p, err := goose.NewProvider(gooseDialect, db, theirs)
+		p, err := goose.NewProvider(gooseDialects[d], db, theirs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,16 +278,17 @@ func TestUpBesideGoose(t *testing.T) {
 func TestTableSQLOnRows(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, db *sql.DB, d migrations.Dialect) {
-		exec(t, db, `CREATE TABLE "the accounts" (id integer PRIMARY KEY, name text NOT NULL)`)
-		exec(t, db, `INSERT INTO "the accounts" VALUES (1, 'Ada'), (2, 'Grace')`)
+		name := d.Quote("the accounts")
+		exec(t, db, `CREATE TABLE `+name+` (id integer PRIMARY KEY, name text NOT NULL)`)
+		exec(t, db, `INSERT INTO `+name+` VALUES (1, 'Ada'), (2, 'Grace')`)
 		lines, err := migrations.TableSQL(d, "the accounts")
 		if err != nil {
 			t.Fatal(err)
 		}
 		exec(t, db, lines)
-		exec(t, db, `INSERT INTO "the accounts" (id, name) VALUES (3, 'Joan')`)
+		exec(t, db, `INSERT INTO `+name+` (id, name) VALUES (3, 'Joan')`)
 		equal(t, "rows of revision 0 with a time", "3",
-			queryText(t, db, `SELECT count(*) FROM "the accounts" WHERE cqrs_revision = 0 AND cqrs_updated IS NOT NULL AND name <> ''`))
+			queryText(t, db, `SELECT count(*) FROM `+name+` WHERE cqrs_revision = 0 AND cqrs_updated IS NOT NULL AND name <> ''`))
 		table, err := d.LoadTable(t.Context(), db, "the accounts")
 		if err != nil {
 			t.Fatal(err)
@@ -305,9 +326,14 @@ func TestSQL(t *testing.T) {
 		}
 		exec(t, db, text)
 		equal(t, "tables", ours, tables(t, db, d))
-		byUp, _ := testdb.SQLite(t)
-		if d == migrations.Postgres {
+		var byUp *sql.DB
+		switch d {
+		case migrations.Postgres:
 			byUp, _ = testdb.Postgres(t)
+		case migrations.MySQL:
+			byUp, _ = testdb.MariaDB(t)
+		default:
+			byUp, _ = testdb.SQLite(t)
 		}
 		up(t, byUp, d)
 		for _, name := range ours {
@@ -374,14 +400,14 @@ func notifies(t *testing.T, db *sql.DB, dsn string) {
 func TestUnknownDialect(t *testing.T) {
 	t.Parallel()
 	db, _ := testdb.SQLite(t)
-	for _, d := range []migrations.Dialect{"", "mysql", dialect.Name("../postgres")} {
+	for _, d := range []migrations.Dialect{"", "oracle", dialect.Name("../postgres")} {
 		_, upErr := migrations.Up(t.Context(), db, d)
 		_, downErr := migrations.Down(t.Context(), db, d)
 		_, statusErr := migrations.Status(t.Context(), db, d)
 		_, sqlErr := migrations.SQL(d)
 		_, tableErr := migrations.TableSQL(d, "accounts")
 		for what, err := range map[string]error{"Up": upErr, "Down": downErr, "Status": statusErr, "SQL": sqlErr, "TableSQL": tableErr} {
-			want := fmt.Sprintf("migrations: unknown dialect %q: use one of postgres, sqlite", d)
+			want := fmt.Sprintf("migrations: unknown dialect %q: use one of postgres, mysql, sqlite", d)
 			if err == nil || err.Error() != want {
 				t.Errorf("%s(%q): %v, want %s", what, d, err, want)
 			}

@@ -30,7 +30,7 @@ func TestConfigFaultsComeTogether(t *testing.T) {
 		{ID: "author", Fields: []string{"name", "name", "", "cqrs_revision"}, TTL: time.Millisecond},
 	}})
 	for _, part := range []string{
-		`Dialect is "oracle": use one of postgres, sqlite`, "white space", "account is declared twice", "entity author: no Table",
+		`Dialect is "oracle": use one of postgres, mysql, sqlite`, "white space", "account is declared twice", "entity author: no Table",
 		`"name" is named twice`, "empty name in Fields", `"cqrs_revision" is always sent`, `key "id" is not in Fields`, "TTL is 1ms: use whole seconds",
 	} {
 		if err == nil || !strings.Contains(err.Error(), part) {

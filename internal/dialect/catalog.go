@@ -19,6 +19,8 @@ type Column struct {
 	Base       string
 	NotNull    bool
 	HasDefault bool
+	// Collation is how MySQL compares a text column; empty elsewhere.
+	Collation string
 	// Generated columns cannot be written.
 	Generated bool
 	// PrimaryKey is the column's place in the primary key from 1, or 0.
@@ -56,14 +58,12 @@ func (t *Table) ColumnNames() []string {
 var ErrNoTable = errors.New("no such table")
 
 // LoadTable reads a table's columns from the catalogue. The name may have a
-// schema; without one the connection's search path finds it. A missing table is
+// schema; without one the connection's search path finds it,
+// or on MySQL its current database. A missing table is
 // ErrNoTable.
 func (n Name) LoadTable(ctx context.Context, q Querier, table string) (*Table, error) {
-	query, arg := postgresColumns, n.Quote(table)
-	if n == SQLite {
-		query, arg = sqliteColumns, table
-	}
-	rows, err := q.QueryContext(ctx, query, arg)
+	query, args := n.columns(table)
+	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read the catalogue of table %s: %w", table, err)
 	}
@@ -71,7 +71,7 @@ func (n Name) LoadTable(ctx context.Context, q Querier, table string) (*Table, e
 	t := &Table{Name: table}
 	for rows.Next() {
 		var c Column
-		if err := rows.Scan(&c.Name, &c.Type, &c.Base, &c.NotNull, &c.HasDefault, &c.Generated, &c.PrimaryKey, &c.Unique); err != nil {
+		if err := rows.Scan(&c.Name, &c.Type, &c.Base, &c.NotNull, &c.HasDefault, &c.Generated, &c.PrimaryKey, &c.Unique, &c.Collation); err != nil {
 			return nil, fmt.Errorf("read the catalogue of table %s: %w", table, err)
 		}
 		c.Base = strings.ToLower(c.Base)
@@ -84,6 +84,21 @@ func (n Name) LoadTable(ctx context.Context, q Querier, table string) (*Table, e
 		return nil, fmt.Errorf("table %s: %w", table, ErrNoTable)
 	}
 	return t, nil
+}
+
+// columns returns the query for a table's columns.
+func (n Name) columns(table string) (query string, args []any) {
+	switch n {
+	case MySQL:
+		schema, name, ok := strings.Cut(table, ".")
+		if !ok {
+			return mysqlColumns, []any{nil, table}
+		}
+		return mysqlColumns, []any{schema, name}
+	case SQLite:
+		return sqliteColumns, []any{table}
+	}
+	return postgresColumns, []any{n.Quote(table)}
 }
 
 // postgresColumns: format_type spells a type as a cast needs it; the recursive
@@ -104,7 +119,8 @@ SELECT a.attname,
        COALESCE(array_position(pk.indkey::int2[], a.attnum) + 1, 0),
        EXISTS (SELECT 1 FROM pg_index u
                WHERE u.indrelid = a.attrelid AND u.indisunique AND u.indpred IS NULL
-                 AND u.indnkeyatts = 1 AND u.indkey[0] = a.attnum)
+                 AND u.indnkeyatts = 1 AND u.indkey[0] = a.attnum),
+       ''
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 JOIN base b ON b.attnum = a.attnum
@@ -126,6 +142,7 @@ SELECT c.name,
        (c.pk = 1 AND (SELECT count(*) FROM pragma_table_xinfo(?1) k WHERE k.pk > 0) = 1)
          OR EXISTS (SELECT 1 FROM pragma_index_list(?1) i
                     WHERE i."unique" = 1 AND i.partial = 0
-                      AND (SELECT group_concat(x.name) FROM pragma_index_info(i.name) x) = c.name)
+                      AND (SELECT group_concat(x.name) FROM pragma_index_info(i.name) x) = c.name),
+       ''
 FROM pragma_table_xinfo(?1) c
 ORDER BY c.cid`

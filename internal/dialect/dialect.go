@@ -18,14 +18,16 @@ type Name string
 // The databases Lockstep speaks to.
 const (
 	Postgres Name = "postgres"
-	SQLite   Name = "sqlite"
+	// MySQL is MySQL from 8.0.20 and MariaDB from 10.6.
+	MySQL  Name = "mysql"
+	SQLite Name = "sqlite"
 )
 
 // Known lists the names, for error messages.
-const Known = "postgres, sqlite"
+const Known = "postgres, mysql, sqlite"
 
 // Valid reports whether n is a name of this package.
-func (n Name) Valid() bool { return n == Postgres || n == SQLite }
+func (n Name) Valid() bool { return n == Postgres || n == MySQL || n == SQLite }
 
 // Querier is what *sql.DB, *sql.Conn and *sql.Tx have in common.
 type Querier interface {
@@ -35,7 +37,7 @@ type Querier interface {
 }
 
 // Detect tells the dialect from the driver's package. It knows lib/pq, pgx's
-// stdlib, modernc.org/sqlite and mattn/go-sqlite3; for a wrapped driver it
+// stdlib, go-sql-driver/mysql, modernc.org/sqlite and mattn/go-sqlite3; for a wrapped driver it
 // returns an error that asks for an explicit name.
 func Detect(db *sql.DB) (Name, error) {
 	t := reflect.TypeOf(db.Driver())
@@ -46,6 +48,8 @@ func Detect(db *sql.DB) (Name, error) {
 	switch {
 	case strings.Contains(path, "lib/pq"), strings.Contains(path, "jackc/pgx"):
 		return Postgres, nil
+	case strings.Contains(path, "go-sql-driver/mysql"):
+		return MySQL, nil
 	case strings.Contains(path, "sqlite"):
 		return SQLite, nil
 	}
@@ -53,11 +57,12 @@ func Detect(db *sql.DB) (Name, error) {
 }
 
 // Quote quotes an identifier. A dot separates a schema from a name:
-// billing.accounts becomes "billing"."accounts".
+// billing.accounts becomes "billing"."accounts", or `billing`.`accounts` on MySQL,
+// which takes backticks in every SQL mode.
 func (n Name) Quote(identifier string) string {
 	parts := strings.Split(identifier, ".")
 	for i, p := range parts {
-		parts[i] = `"` + strings.ReplaceAll(p, `"`, `""`) + `"`
+		parts[i] = n.QuoteColumn(p)
 	}
 	return strings.Join(parts, ".")
 }
@@ -74,20 +79,26 @@ func (n Name) QuoteAll(prefix string, identifiers []string) []string {
 
 // QuoteColumn quotes an identifier that has no schema.
 func (n Name) QuoteColumn(name string) string {
+	if n == MySQL {
+		return "`" + strings.ReplaceAll(name, "`", "``") + "`"
+	}
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }
 
 // QuoteText quotes a string constant. Values of messages and rows never go this
 // way, they are parameters; names from the configuration do.
 func (n Name) QuoteText(s string) string {
+	if n == MySQL {
+		return mysqlText(s)
+	}
 	return `'` + strings.ReplaceAll(s, `'`, `''`) + `'`
 }
 
 // IDs encodes row ids as the one parameter that this dialect's statements take
-// for a list: an array on PostgreSQL, a JSON array on SQLite.
+// for a list: an array on PostgreSQL, a JSON array elsewhere.
 func (n Name) IDs(ids []int64) string {
 	open, end := byte('{'), byte('}')
-	if n == SQLite {
+	if n != Postgres {
 		open, end = '[', ']'
 	}
 	b := make([]byte, 0, 2+len(ids)*8)
@@ -105,7 +116,7 @@ func (n Name) IDs(ids []int64) string {
 // take for a list.
 func (n Name) Texts(texts []string) string {
 	open, end := byte('{'), byte('}')
-	if n == SQLite {
+	if n != Postgres {
 		open, end = '[', ']'
 	}
 	b := []byte{open}

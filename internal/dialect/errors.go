@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"strings"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 // Class says whose fault a database error is.
@@ -44,6 +46,10 @@ func Classify(err error) Class {
 	switch {
 	case errors.As(err, &state):
 		return classifyState(state.SQLState())
+	case mysqlNumber(err) != 0:
+		return classifyMySQL(mysqlNumber(err))
+	case errors.Is(err, mysql.ErrPktTooLarge):
+		return Data
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return Canceled
 	case errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone):
@@ -92,7 +98,7 @@ func classifySQLite(code int) Class {
 func IsBadValue(err error) bool {
 	var state sqlStater
 	if !errors.As(err, &state) {
-		return false
+		return isBadMySQLValue(mysqlNumber(err))
 	}
 	s := state.SQLState()
 	return strings.HasPrefix(s, "22") || classifyState(s) == Data && strings.HasPrefix(s, "42")
@@ -135,6 +141,8 @@ func IsUnreachable(err error) bool {
 	case errors.As(err, &state):
 		s := state.SQLState()
 		return strings.HasPrefix(s, "08") || strings.HasPrefix(s, "53") || strings.HasPrefix(s, "57P")
+	case mysqlNumber(err) != 0:
+		return isMySQLAway(mysqlNumber(err))
 	case errors.As(err, &code):
 		return code.Code()&0xff == 5 // BUSY
 	}
@@ -146,6 +154,9 @@ func IsMissingTable(err error) bool {
 	var state sqlStater
 	if errors.As(err, &state) {
 		return state.SQLState() == "42P01"
+	}
+	if n := mysqlNumber(err); n != 0 {
+		return n == 1146 // ER_NO_SUCH_TABLE
 	}
 	// SQLite has one code for every mistake in a statement, so its text has to tell.
 	var code sqliteCoder

@@ -45,6 +45,10 @@ var versionColumns = map[Name]map[string]string{
 		revisionColumn: "bigint NOT NULL DEFAULT 0",
 		updatedColumn:  "timestamptz NOT NULL DEFAULT clock_timestamp()",
 	},
+	MySQL: {
+		revisionColumn: "bigint NOT NULL DEFAULT 0",
+		updatedColumn:  "datetime(6) NOT NULL DEFAULT (utc_timestamp(6))",
+	},
 	SQLite: {
 		revisionColumn: "INTEGER NOT NULL DEFAULT 0",
 		updatedColumn:  "TEXT NOT NULL DEFAULT '1970-01-01 00:00:00.000000+00:00'",

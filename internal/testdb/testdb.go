@@ -1,8 +1,8 @@
 // Package testdb gives each test its own database on the servers that scripts/services starts.
 //
 // A test that lacks its server fails and names the command that starts it; nothing is ever skipped,
-// so a green run means that everything ran. Addresses come from LOCKSTEP_TEST_POSTGRES_URL and
-// LOCKSTEP_TEST_RABBITMQ_URL and default to what scripts/services starts. Passwords are redacted
+// so a green run means that everything ran. Addresses come from LOCKSTEP_TEST_POSTGRES_URL,
+// LOCKSTEP_TEST_MARIADB_URL and LOCKSTEP_TEST_RABBITMQ_URL and default to what scripts/services starts. Passwords are redacted
 // wherever an address is shown. All functions are safe for parallel tests.
 package testdb
 
@@ -26,12 +26,14 @@ import (
 // Environment variables that name other servers than the default ones.
 const (
 	PostgresVariable = "LOCKSTEP_TEST_POSTGRES_URL"
+	MariaDBVariable  = "LOCKSTEP_TEST_MARIADB_URL"
 	RabbitMQVariable = "LOCKSTEP_TEST_RABBITMQ_URL"
 )
 
 // What scripts/services starts.
 const (
 	defaultPostgres = "postgres://lockstep:lockstep@127.0.0.1:5432/lockstep?sslmode=disable"
+	defaultMariaDB  = "mysql://lockstep:lockstep@127.0.0.1:3306/lockstep"
 	defaultRabbitMQ = "amqp://guest:guest@127.0.0.1:5672/"
 )
 

@@ -89,6 +89,50 @@ func TestSQLiteTransactionsTakeTheWriteLock(t *testing.T) {
 	}
 }
 
+func TestMariaDBDatabasesAreApart(t *testing.T) {
+	t.Parallel()
+	first, dsn := testdb.MariaDB(t)
+	second, _ := testdb.MariaDB(t)
+	exec1(t, first, `CREATE TABLE account (id int)`)
+	exec1(t, first, `INSERT INTO account VALUES (7)`)
+
+	count := `SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE()`
+	if have := text(t, second, count); have != "0" {
+		t.Error("a table of the first database is visible in the second")
+	}
+	again, err := sql.Open("mysql", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = again.Close() })
+	if have, want := text(t, again, `SELECT id FROM account`), "7"; have != want {
+		t.Errorf("through the data source name: have %q, want %q", have, want)
+	}
+	if have := testdb.MariaDBURL(t, dsn); !strings.HasPrefix(have, "mysql://") || !strings.Contains(have, "/test_testmariadbdatabasesareapart") {
+		t.Errorf("as a URL: %q", have)
+	}
+}
+
+func TestMariaDBDatabaseGoesWithTheTest(t *testing.T) {
+	t.Parallel()
+	var name string
+	if !t.Run("inner", func(t *testing.T) {
+		db, _ := testdb.MariaDB(t)
+		name = text(t, db, `SELECT DATABASE()`)
+	}) {
+		t.FailNow()
+	}
+	db, _ := testdb.MariaDB(t)
+	var left int
+	if err := db.QueryRowContext(t.Context(),
+		`SELECT count(*) FROM information_schema.schemata WHERE schema_name = ?`, name).Scan(&left); err != nil {
+		t.Fatal(err)
+	}
+	if left != 0 {
+		t.Errorf("database %s is still there", name)
+	}
+}
+
 func TestRabbitMQURL(t *testing.T) {
 	t.Parallel()
 	if have := testdb.RabbitMQURL(t); !strings.HasPrefix(have, "amqp") {
@@ -103,6 +147,8 @@ func TestMissingServerFailsTheTest(t *testing.T) {
 	for _, tt := range []struct{ name, url, want string }{
 		{"Postgres", "postgres://someone:s3cret@127.0.0.1:1/x?sslmode=disable", "`scripts/services up postgres`"},
 		{"Postgres", "postgres://someone:s3cret@[::1/x", testdb.PostgresVariable + " is not a URL"},
+		{"MariaDB", "mysql://someone:s3cret@127.0.0.1:1/x", "`scripts/services up mariadb`"},
+		{"MariaDB", "mysql://someone:s3cret@[::1/x", testdb.MariaDBVariable + " is not a URL"},
 		{"RabbitMQURL", "amqp://someone:s3cret@127.0.0.1:1/", "`scripts/services up rabbitmq`"},
 		{"RabbitMQURL", "someone:s3cret", testdb.RabbitMQVariable + " is not a URL"},
 	} {
@@ -110,7 +156,7 @@ func TestMissingServerFailsTheTest(t *testing.T) {
 			t.Parallel()
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$/^"+tt.name+"$")
 			cmd.Env = append(os.Environ(), "TESTDB_CHILD=1",
-				testdb.PostgresVariable+"="+tt.url, testdb.RabbitMQVariable+"="+tt.url)
+				testdb.PostgresVariable+"="+tt.url, testdb.MariaDBVariable+"="+tt.url, testdb.RabbitMQVariable+"="+tt.url)
 			out, err := cmd.CombinedOutput()
 			if err == nil {
 				t.Error("passes without its server")
@@ -128,6 +174,7 @@ func TestChild(t *testing.T) {
 		return // only meant for the child process of TestMissingServerFailsTheTest
 	}
 	t.Run("Postgres", func(t *testing.T) { testdb.Postgres(t) })
+	t.Run("MariaDB", func(t *testing.T) { testdb.MariaDB(t) })
 	t.Run("RabbitMQURL", func(t *testing.T) { testdb.RabbitMQURL(t) })
 }
 

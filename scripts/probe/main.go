@@ -12,11 +12,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/lib/pq"
 	"github.com/nats-io/nats.go"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -101,29 +104,35 @@ func rabbitmq(address string) error {
 	return conn.Close()
 }
 
-// mariadb reads the server's greeting: after its four-byte header stands the protocol version, or
-// 0xff when the server turns the caller away.
+// mariadb logs in and asks for the right to create databases: every test has its own.
 func mariadb(ctx context.Context, u *url.URL) error {
-	host := u.Host
+	cfg := mysql.NewConfig()
+	cfg.Net, cfg.Addr, cfg.DBName, cfg.Timeout = "tcp", u.Host, strings.TrimPrefix(u.Path, "/"), timeout
 	if u.Port() == "" {
-		host = net.JoinHostPort(u.Hostname(), "3306")
+		cfg.Addr = net.JoinHostPort(u.Hostname(), "3306")
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", host)
+	cfg.User = u.User.Username()
+	cfg.Passwd, _ = u.User.Password()
+	cfg.Logger = log.New(io.Discard, "", 0) // the error says it all
+	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errFinal, err)
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return err
+	db := sql.OpenDB(connector)
+	defer db.Close()
+
+	var mayCreate bool
+	err = db.QueryRowContext(ctx, `
+SELECT COUNT(*) > 0 FROM information_schema.user_privileges
+WHERE privilege_type = 'CREATE' AND grantee LIKE CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@%')`).Scan(&mayCreate)
+	var refused *mysql.MySQLError
+	if errors.As(err, &refused) && (refused.Number == 1044 || refused.Number == 1045 || refused.Number == 1049 || refused.Number == 1698) {
+		return fmt.Errorf("%w: %w", errFinal, err)
 	}
-	greeting := make([]byte, 5)
-	if _, err := io.ReadFull(conn, greeting); err != nil {
-		return fmt.Errorf("no greeting: %w", err)
+	if err == nil && !mayCreate {
+		return fmt.Errorf("%w: the user may not create databases", errFinal)
 	}
-	if greeting[4] != 10 {
-		return fmt.Errorf("greets with protocol %d instead of 10", greeting[4])
-	}
-	return nil
+	return err
 }
 
 // natsServer wants JetStream to be on, too.

@@ -1,0 +1,15 @@
+-- +goose Up
+
+-- The version of each row that a DELETE removed, so that a late message does
+-- not bring it back. replica is the replica table's name.
+CREATE TABLE IF NOT EXISTS replica_tombstones (
+    replica    varbinary(255)  NOT NULL,
+    `key`      varbinary(2800) NOT NULL,
+    revision   bigint          NOT NULL,
+    updated    datetime(6)     NOT NULL,
+    deleted_at datetime(6)     NOT NULL DEFAULT (utc_timestamp(6)),
+    PRIMARY KEY (replica, `key`)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
+-- +goose Down
+DROP TABLE IF EXISTS replica_tombstones;

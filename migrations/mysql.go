@@ -58,7 +58,7 @@ func newMySQLStore() (mysqlStore, error) {
 func (s mysqlStore) GetMigration(ctx context.Context, db database.DBTxConn, version int64) (*database.GetMigrationResult, error) {
 	var r database.GetMigrationResult
 	var at float64
-	query := `SELECT COALESCE(UNIX_TIMESTAMP(tstamp), 0), is_applied FROM ` + s.Tablename() + ` WHERE version_id = ? ORDER BY tstamp DESC LIMIT 1` //nolint:gosec // the name is a constant
+	query := `SELECT COALESCE(UNIX_TIMESTAMP(tstamp), 0), is_applied FROM ` + s.Tablename() + ` WHERE version_id = ? ORDER BY tstamp DESC LIMIT 1`
 	err := db.QueryRowContext(ctx, query, version).Scan(&at, &r.IsApplied)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

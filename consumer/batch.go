@@ -3,10 +3,12 @@ package consumer
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
@@ -46,21 +48,54 @@ func (b *batch) full(limit int) bool { return b.size >= limit || b.bytes >= maxB
 // takes.
 func (r *runner) intake(ctx context.Context, messages <-chan *message.Message, out chan<- *batch) {
 	defer close(out)
+	defer func() { // those of paused entities
+		for _, in := range r.held {
+			in.msg.Nack()
+		}
+		r.held = nil
+	}()
 	for {
 		b := &batch{}
+		_, resumed := r.pauses.holds("")
+		r.unhold(b)
+		if b.size > 0 && !r.fill(ctx, b, messages, out) {
+			return
+		}
+		if b.size > 0 {
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-resumed:
+			continue
 		case m, ok := <-messages:
 			if !ok {
 				return
 			}
 			r.take(b, m)
 		}
-		if !r.fill(ctx, b, messages, out) {
+		if b.size > 0 && !r.fill(ctx, b, messages, out) {
 			return
 		}
 	}
+}
+
+// unhold moves the messages of entities that are not paused any more into a batch.
+func (r *runner) unhold(b *batch) {
+	if len(r.held) == 0 {
+		return
+	}
+	still := r.held[:0]
+	for _, in := range r.held {
+		if paused, _ := r.pauses.holds(in.ev.CQRSID); paused {
+			still = append(still, in)
+		} else {
+			r.place(b, in, nil)
+		}
+	}
+	clear(r.held[len(still):])
+	r.held = still
 }
 
 // fill adds to a batch until it is handed on. It returns false when there will
@@ -98,15 +133,32 @@ func (r *runner) fill(ctx context.Context, b *batch, messages <-chan *message.Me
 
 // take decodes a message and puts it where it belongs.
 func (r *runner) take(b *batch, msg *message.Message) {
+	in, err := r.receive(msg)
+	switch {
+	case errors.Is(err, errIgnored):
+		msg.Ack()
+	case in == nil:
+		r.place(b, &incoming{msg: msg}, err)
+	case err == nil && in.handles():
+		r.handlers.add(in)
+	case err == nil && r.holds(in):
+		r.held = append(r.held, in)
+	default:
+		r.place(b, in, err)
+	}
+}
+
+// holds reports whether a message is to be held: its entity is paused, or was
+// and others wait before it.
+func (r *runner) holds(in *incoming) bool {
+	paused, _ := r.pauses.holds(in.ev.CQRSID)
+	return paused || slices.ContainsFunc(r.held, func(other *incoming) bool { return other.to == in.to })
+}
+
+// place puts a message, with the error of its decoding, into a batch.
+func (r *runner) place(b *batch, in *incoming, err error) {
 	b.size++
-	b.bytes += len(msg.Payload)
-	in, err := read(r.replicas, msg, r.cfg.Now())
-	r.stats.add(func(s *Stats) {
-		s.Received++
-		if in != nil && in.ev.Quirks != 0 {
-			s.Quirks++
-		}
-	})
+	b.bytes += len(in.msg.Payload)
 	rejected := (*rejection)(nil)
 	switch {
 	case err == nil && in.ev.Retries > 0:
@@ -115,13 +167,39 @@ func (r *runner) take(b *batch, msg *message.Message) {
 		b.fresh.messages = append(b.fresh.messages, in)
 	case errors.As(err, &rejected):
 		id := unknownEntity
-		if in != nil {
+		if in.to != nil {
 			id = in.ev.CQRSID
 		}
-		b.rejects = append(b.rejects, reject{msg, id, rejected})
+		b.rejects = append(b.rejects, reject{in.msg, id, rejected})
 	default:
 		b.unfit = append(b.unfit, failure{in, err})
 	}
+}
+
+// errIgnored says that a message is acknowledged unread.
+var errIgnored = errors.New("consumer: ignored")
+
+// receive decodes and counts a message. Its errors are those of read, or
+// errIgnored.
+func (r *runner) receive(msg *message.Message) (*incoming, error) {
+	in, err := read(r.replicas, msg, r.cfg.Now())
+	rejected := (*rejection)(nil)
+	switch {
+	case errors.As(err, &rejected) && rejected.reason == reasonUnknown && slices.Contains(r.cfg.Ignore, rejected.entity):
+		err = errIgnored
+	case in != nil && in.ev.Signal == event.Sync && in.to.entity.policy.onlyDirectSyncs && !in.direct(r.cfg.Queue):
+		err = errIgnored
+	}
+	r.stats.add(func(s *Stats) {
+		s.Received++
+		if in != nil && in.ev.Quirks != 0 {
+			s.Quirks++
+		}
+		if errors.Is(err, errIgnored) {
+			s.Ignored++
+		}
+	})
+	return in, err
 }
 
 // handle applies a batch and settles each of its messages. It waits as long as

@@ -25,21 +25,24 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 	ctx, cancel := context.WithTimeout(ctx, catalogueTimeout)
 	defer cancel()
 	c.mu.Lock()
-	entities := slices.Clone(c.entities)
+	entities, faults := c.chosen()
 	c.mu.Unlock()
 
-	if len(entities) == 0 {
-		faults = errors.New("consumer: nothing is registered: call Table")
-	}
-	_, err = c.dialect.LoadTable(ctx, c.db, dialect.TombstoneTable)
-	switch {
-	case errors.Is(err, dialect.ErrNoTable):
-		faults = errors.Join(faults, fmt.Errorf("consumer: %w: run `relay migrate up`, or migrations.Up", err))
-	case err != nil:
-		return nil, nil, fmt.Errorf("consumer: %w", err)
+	for _, name := range ownTables(entities) {
+		_, err = c.dialect.LoadTable(ctx, c.db, name)
+		switch {
+		case errors.Is(err, dialect.ErrNoTable):
+			faults = errors.Join(faults, fmt.Errorf("consumer: %w: run `relay migrate up`, or migrations.Up", err))
+		case err != nil:
+			return nil, nil, fmt.Errorf("consumer: %w", err)
+		}
 	}
 	replicas = make(map[string]*replica, len(entities))
 	for i, e := range entities {
+		if e.handler != nil {
+			replicas[e.id] = &replica{entity: e, place: i}
+			continue
+		}
 		table, err := c.dialect.LoadTable(ctx, c.db, e.table.Name)
 		switch {
 		case errors.Is(err, dialect.ErrNoTable):
@@ -52,6 +55,35 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 		}
 	}
 	return replicas, faults, nil
+}
+
+// chosen returns the entities that this process consumes.
+func (c *Consumer) chosen() (entities []*entity, faults error) {
+	missing := slices.Clone(c.cfg.Entities)
+	for _, e := range c.entities {
+		if len(c.cfg.Entities) == 0 || slices.Contains(c.cfg.Entities, e.id) {
+			entities = append(entities, e)
+		}
+		missing = slices.DeleteFunc(missing, func(id string) bool { return id == e.id })
+	}
+	for _, id := range missing {
+		faults = errors.Join(faults, fmt.Errorf("consumer: Config.Entities has %.60q, which is not registered", id))
+	}
+	if len(c.entities) == 0 {
+		faults = errors.Join(faults, errors.New("consumer: nothing is registered: call Table or Handle"))
+	}
+	return entities, faults
+}
+
+// ownTables are the tables of ours that the entities need.
+func ownTables(entities []*entity) []string {
+	names := []string{dialect.TombstoneTable}
+	for _, e := range entities {
+		if e.handler != nil && !e.handler.noDB {
+			return append(names, dialect.InboxTable)
+		}
+	}
+	return names
 }
 
 // mapping leads from wire fields to columns, without the version columns.

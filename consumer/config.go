@@ -44,9 +44,32 @@ type Config struct {
 	// that takes longer counts as an outage of the database: it is repeated, and
 	// no message pays for it. Zero means 1 min.
 	TransactionTimeout time.Duration
+	// StatementTimeout bounds each statement that writes to a replica table and
+	// each of a handler's. One that takes longer is logged; a handler's counts as
+	// its error, a table's as an outage of the database. Zero means none but the
+	// transaction's.
+	StatementTimeout time.Duration
+	// Workers is how many handlers run at a time, each with another key. Zero
+	// means 8. SQLite has one writer at a time, so there handlers with a
+	// transaction run one by one.
+	Workers int
+	// HandlerTimeout is how long one call of a handler may take, where its
+	// [HandlerOptions] say nothing else. Zero means 30 s.
+	HandlerTimeout time.Duration
+	// Entities limits this process to some of what is registered, by CQRS ID: no
+	// other topic is bound to the queue. As messages of one queue go to any of its
+	// consumers, processes with different entities need queues of their own. Empty
+	// means all that is registered.
+	Entities []string
+	// Ignore lists CQRS IDs whose messages are acknowledged and counted as ignored,
+	// such as those of an entity that this service has ceased to follow and whose
+	// binding is still there. Messages of other entities that are not consumed
+	// here become dead letters.
+	Ignore []string
 	// Observe, when set, is called for each message after the commit that settled
 	// it, with its entity and the time since the change in the master. It is no
-	// better than the two clocks. It must return quickly: the consumer waits.
+	// better than the two clocks. It must return quickly: the consumer waits. With
+	// handlers it is called from several goroutines.
 	Observe func(cqrsID string, lag time.Duration)
 	// Now is the clock for expiry and for lag. Nil means time.Now.
 	Now func() time.Time
@@ -61,6 +84,8 @@ const (
 	defaultMaxRetries         = 30
 	defaultRetryDelay         = 2 * time.Second
 	defaultKey                = "id"
+	defaultWorkers            = 8
+	defaultHandlerTimeout     = 30 * time.Second
 )
 
 func (cfg *Config) validate() error {
@@ -77,6 +102,9 @@ func (cfg *Config) validate() error {
 	if cfg.BatchSize < 0 {
 		fault("BatchSize is %d; zero means %d", cfg.BatchSize, defaultBatchSize)
 	}
+	if cfg.Workers < 0 {
+		fault("Workers is %d; zero means %d", cfg.Workers, defaultWorkers)
+	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
@@ -84,6 +112,8 @@ func (cfg *Config) validate() error {
 		{"DeadLetterTTL", cfg.DeadLetterTTL},
 		{"DrainTimeout", cfg.DrainTimeout},
 		{"TransactionTimeout", cfg.TransactionTimeout},
+		{"StatementTimeout", cfg.StatementTimeout},
+		{"HandlerTimeout", cfg.HandlerTimeout},
 	} {
 		if d.value < 0 || d.value > 0 && d.value < time.Millisecond {
 			fault("%s is %s; zero means the default, and the least is 1ms", d.name, d.value)
@@ -97,6 +127,8 @@ func (cfg *Config) setDefaults() {
 	set(&cfg.DeadLetterTTL, defaultDeadLetterTTL)
 	set(&cfg.DrainTimeout, defaultDrainTimeout)
 	set(&cfg.TransactionTimeout, defaultTransactionTimeout)
+	set(&cfg.Workers, defaultWorkers)
+	set(&cfg.HandlerTimeout, defaultHandlerTimeout)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -112,14 +144,6 @@ func set[T comparable](field *T, value T) {
 		*field = value
 	}
 }
-
-// Special values of [Table.MaxRetries].
-const (
-	// RetryForever never gives a message up.
-	RetryForever = -1
-	// NoRetries makes a message that fails once a dead letter.
-	NoRetries = -2
-)
 
 // Table is a replica table: rows that follow an entity's events without code.
 //
@@ -144,12 +168,24 @@ type Table struct {
 	MaxRetries int
 	// RetryDelay is the pause before a message is tried again. Zero means 2 s.
 	RetryDelay time.Duration
+	// RetryIf, when set, decides instead of MaxRetries whether a message is tried
+	// again. Attempts are counted from 1: it is the number of the one that failed.
+	// It is called from several goroutines.
+	RetryIf func(attempt int, err error) bool
+	// RetryDelayFor, when set, gives the pause instead of RetryDelay.
+	RetryDelayFor func(attempt int, err error) time.Duration
+	// OnlyDirectSyncs leaves out SYNCs that are meant for all replicas: only those
+	// sent to this queue are applied. The others are acknowledged and counted as
+	// ignored.
+	OnlyDirectSyncs bool
+}
+
+func (t *Table) policy() policy {
+	return policy{t.MaxRetries, t.RetryDelay, t.RetryIf, t.RetryDelayFor, t.OnlyDirectSyncs}
 }
 
 func (t *Table) setDefaults() {
 	set(&t.Key, defaultKey)
-	set(&t.MaxRetries, defaultMaxRetries)
-	set(&t.RetryDelay, defaultRetryDelay)
 	t.Columns = maps.Clone(t.Columns)
 }
 
@@ -165,12 +201,8 @@ func (t *Table) validate(cqrsID string) error {
 	if t.Name == "" {
 		fault("Name is empty")
 	}
-	if t.MaxRetries < NoRetries {
-		fault("MaxRetries is %d; zero means %d, and there are NoRetries and RetryForever", t.MaxRetries, defaultMaxRetries)
-	}
-	if t.RetryDelay < 0 {
-		fault("RetryDelay is %s; zero means %s", t.RetryDelay, defaultRetryDelay)
-	}
+	p := t.policy()
+	p.validate(fault)
 	owner := make(map[string]string, len(t.Columns))
 	for _, field := range slices.Sorted(maps.Keys(t.Columns)) {
 		column := t.Columns[field]

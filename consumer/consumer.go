@@ -86,12 +86,17 @@ type Consumer struct {
 	mu       sync.Mutex
 	entities []*entity // in the order of registration
 	running  bool
+	single   *single // of HandleMessage and Apply; nil before the first call
+
+	pauses pauses
 }
 
-// entity is something registered under a CQRS ID.
+// entity is something registered under a CQRS ID: a table, or a handler.
 type entity struct {
-	id    string
-	table Table
+	id      string
+	table   Table
+	handler *handler // nil for a table
+	policy  policy
 }
 
 // New returns a consumer that applies events to db. Neither the database nor the
@@ -117,7 +122,7 @@ func New(db *sql.DB, broker Broker, cfg Config) (*Consumer, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	return &Consumer{db: db, broker: broker, cfg: cfg, dialect: d}, nil
+	return &Consumer{db: db, broker: broker, cfg: cfg, dialect: d, pauses: newPauses()}, nil
 }
 
 // Table registers a table that follows the events of an entity. A table follows
@@ -130,24 +135,34 @@ func New(db *sql.DB, broker Broker, cfg Config) (*Consumer, error) {
 // foreign keys refer to it.
 func (c *Consumer) Table(cqrsID string, t Table) error {
 	t.setDefaults()
+	faults := []error{t.validate(cqrsID)}
+	c.mu.Lock()
+	for _, e := range c.entities {
+		if e.handler == nil && e.table.Name == t.Name {
+			faults = append(faults, fmt.Errorf("consumer: Table %q: table %s follows %q already", cqrsID, t.Name, e.id))
+		}
+	}
+	c.mu.Unlock()
+	return c.register("Table", &entity{id: cqrsID, table: t, policy: t.policy()}, faults)
+}
+
+// register adds an entity unless something is wrong with it.
+func (c *Consumer) register(call string, e *entity, faults []error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.running {
-		return fmt.Errorf("consumer: Table %q: %w", cqrsID, ErrRunning)
+	if c.running || c.single != nil {
+		return fmt.Errorf("consumer: %s %q: %w", call, e.id, ErrRunning)
 	}
-	faults := []error{t.validate(cqrsID)}
-	for _, e := range c.entities {
-		if e.id == cqrsID {
-			faults = append(faults, fmt.Errorf("consumer: Table %q: the CQRS ID is registered already", cqrsID))
-		}
-		if e.table.Name == t.Name {
-			faults = append(faults, fmt.Errorf("consumer: Table %q: table %s follows %q already", cqrsID, t.Name, e.id))
+	for _, other := range c.entities {
+		if other.id == e.id {
+			faults = append(faults, fmt.Errorf("consumer: %s %q: the CQRS ID is registered already", call, e.id))
 		}
 	}
 	if err := errors.Join(faults...); err != nil {
 		return err
 	}
-	c.entities = append(c.entities, &entity{id: cqrsID, table: t})
+	e.policy.setDefaults()
+	c.entities = append(c.entities, e)
 	return nil
 }
 

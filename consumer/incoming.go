@@ -30,15 +30,17 @@ type incoming struct {
 // Reasons for dead letters beside those of [event.DecodeError]. They are part of
 // the wire (header lockstep-reason).
 const (
-	reasonUnknown = "unknown" // no such CQRS ID here
-	reasonExpired = "expired"
-	reasonRetries = "retries" // failed more often than allowed
+	reasonUnknown   = "unknown" // no such CQRS ID here
+	reasonExpired   = "expired"
+	reasonRetries   = "retries"   // failed more often than allowed
+	reasonPermanent = "permanent" // given up by a handler
 )
 
 // rejection says that a message is to become a dead letter without being tried.
 type rejection struct {
 	reason string
 	err    error
+	entity string // the CQRS ID that is unknown
 }
 
 func (e *rejection) Error() string { return e.err.Error() }
@@ -54,20 +56,36 @@ func read(replicas map[string]*replica, msg *message.Message, now time.Time) (*i
 		if decode := (*event.DecodeError)(nil); errors.As(err, &decode) {
 			reason = decode.Reason
 		}
-		return nil, &rejection{reason, err}
+		return nil, &rejection{reason: reason, err: err}
 	}
 	to, ok := replicas[ev.CQRSID]
 	if !ok {
-		return nil, &rejection{reasonUnknown, fmt.Errorf("consumer: no replica of %.60q here", ev.CQRSID)}
+		return nil, &rejection{reasonUnknown, fmt.Errorf("consumer: no replica of %.60q here", ev.CQRSID), ev.CQRSID}
 	}
 	in := &incoming{msg: msg, ev: ev, to: to}
-	if !ev.Expires.IsZero() && !ev.Expires.After(now) {
-		return in, &rejection{reasonExpired, fmt.Errorf("consumer: %s expired at %s", in, event.FormatExpires(ev.Expires))}
+	if rejected := in.expired(now); rejected != nil {
+		return in, rejected
 	}
 	in.signal = ev.Signal
 	in.restarts = msg.Metadata.Get(event.HeaderEventID) == ""
 	in.force = msg.Metadata.Get(event.HeaderForce) == "1"
+	if in.handles() {
+		return in, in.readHandled()
+	}
 	return in, in.readData()
+}
+
+// expired says that a message is of no use any more; nil means that it is.
+func (in *incoming) expired(now time.Time) *rejection {
+	if in.ev.Expires.IsZero() || in.ev.Expires.After(now) {
+		return nil
+	}
+	return &rejection{reason: reasonExpired, err: fmt.Errorf("consumer: %s expired at %s", in, event.FormatExpires(in.ev.Expires))}
+}
+
+func (in *incoming) setVersion(v event.Version) {
+	in.Revision = v.Revision
+	in.Updated = v.Updated.UTC().Truncate(time.Microsecond) // what the databases keep
 }
 
 // readData takes the row out of the event's data. Its errors are *DataError.
@@ -84,8 +102,7 @@ func (in *incoming) readData() error {
 	if err != nil {
 		return in.fault(nil, nil, err)
 	}
-	in.Revision = version.Revision
-	in.Updated = version.Updated.UTC().Truncate(time.Microsecond) // what the databases keep
+	in.setVersion(version)
 	if event.IsNull(in.values[slotKey]) {
 		return in.fault(nil, nil, fmt.Errorf("the key (field %q) is missing", in.to.wire[slotKey]))
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,9 +35,14 @@ const (
 type runner struct {
 	*Consumer
 	engine   engine
+	inbox    *inbox
 	replicas map[string]*replica
 	settler  *settler
+	handlers *dispatcher // nil without handlers
+	held     []*incoming // of paused tables; the intake's
 	log      *slog.Logger
+	outages  outages
+	failures throttle
 	// work outlives Run's context by the drain timeout. Database and broker calls
 	// use it.
 	work context.Context //nolint:containedctx // of one Run, as long as the runner
@@ -57,7 +64,6 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	defer c.stop()
 	r := &runner{Consumer: c, engine: c.newEngine(), log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
-
 	work, cancel := drainContext(ctx, c.cfg.DrainTimeout)
 	defer cancel()
 	r.work = work
@@ -69,6 +75,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return endOr(ctx, err)
 	}
 	defer unsubscribe()
+	r.log.Info("consuming", "entities", slices.Sorted(maps.Keys(r.replicas)), "dialect", r.dialect)
 	return r.consume(ctx, messages)
 }
 
@@ -226,7 +233,19 @@ func merge(ctx context.Context, channels []<-chan *message.Message) (merged <-ch
 
 // consume applies messages until ctx ends or the channel closes, then drains.
 func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) error {
-	r.settler = newSettler(ctx, r)
+	r.settler, r.inbox = newSettler(ctx, r), newInbox(r)
+	if r.hasHandlers() {
+		own, stop := context.WithCancel(ctx) // the channel may close before ctx ends
+		defer stop()
+		r.handlers = newDispatcher(own, r)
+		r.handlers.start()
+		defer func() { r.handlers = nil }()
+		return r.consumeBatches(ctx, messages, stop)
+	}
+	return r.consumeBatches(ctx, messages, func() {})
+}
+
+func (r *runner) consumeBatches(ctx context.Context, messages <-chan *message.Message, stopHandlers func()) error {
 	batches := make(chan *batch)
 	var intake sync.WaitGroup
 	intake.Go(func() { r.intake(ctx, messages, batches) })
@@ -234,42 +253,41 @@ func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) 
 		r.handle(ctx, b)
 	}
 	intake.Wait()
+	stopHandlers()
+	var left []*incoming
+	if r.handlers != nil {
+		left = r.handlers.wait()
+	}
 	r.settler.wait()
-	if err := r.engine.close(); err != nil {
+	if err := errors.Join(r.engine.close(), r.inbox.close()); err != nil {
 		r.log.Debug("close prepared statements", logError, err)
 	}
 	switch {
 	case r.work.Err() != nil:
-		return fmt.Errorf("consumer: queue %s: %w", r.cfg.Queue, ErrDrain)
+		return r.undrained(left)
 	case ctx.Err() != nil:
 		return nil //nolint:nilerr // the end was asked for
 	}
 	return fmt.Errorf("consumer: queue %s: %w", r.cfg.Queue, ErrClosed)
 }
 
-// pause is one outage: said once when it begins and once when it is over.
-type pause struct {
-	*runner
-	what    string
-	attempt int
+func (r *runner) hasHandlers() bool {
+	for _, to := range r.replicas {
+		if to.entity.handler != nil {
+			return true
+		}
+	}
+	return false
 }
 
-// wait waits before the next attempt, and returns false when ctx ended.
-func (p *pause) wait(ctx context.Context, err error) bool {
-	if p.attempt == 0 {
-		p.stats.add(func(s *Stats) { s.Pauses++ })
-		p.log.Warn("waiting for the "+p.what, logError, err)
+// undrained says what the drain's time was not enough for.
+func (r *runner) undrained(left []*incoming) error {
+	err := fmt.Errorf("consumer: queue %s: %w (%s)", r.cfg.Queue, ErrDrain, r.cfg.DrainTimeout)
+	if len(left) > 0 {
+		err = fmt.Errorf("%w: %d handlers went on, one of them with %s", err, len(left), left[0])
 	}
-	d := outageBackoff(p.attempt)
-	p.attempt++
-	p.log.Debug("still waiting for the "+p.what, logWait, d, logError, err)
-	return sleep(ctx, d)
-}
-
-// over ends the outage, if there was one.
-func (p *pause) over() {
-	if p.attempt > 0 {
-		p.log.Info("the " + p.what + " works again")
+	if cause := r.outages.lasting(); cause != nil {
+		err = fmt.Errorf("%w: %w", err, cause)
 	}
-	p.attempt = 0
+	return err
 }

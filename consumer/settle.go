@@ -2,8 +2,10 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,46 +49,115 @@ func (s *settler) wait() { s.group.Wait() }
 // fail decides between another attempt and the end.
 func (s *settler) fail(f failure) {
 	in := f.in
-	limit := in.to.entity.table.MaxRetries
-	switch {
-	case !in.ev.Expires.IsZero() && !in.ev.Expires.After(s.cfg.Now()):
-		s.bury(in.msg, in.ev.CQRSID, reasonExpired, f.err)
-	case limit != RetryForever && in.ev.Retries >= max(limit, 0):
-		s.bury(in.msg, in.ev.CQRSID, reasonRetries, f.err)
-	default:
-		s.retry(in, f.err)
+	d := in.decide(f.err, s.cfg.Now())
+	if d.reason != "" {
+		s.bury(in.msg, in.ev.CQRSID, d.reason, f.err)
+		return
 	}
+	s.retry(in, d.delay, f.err)
+}
+
+// decide is the policy's answer to a failed attempt.
+func (in *incoming) decide(err error, now time.Time) fate {
+	if expired := in.expired(now); expired != nil {
+		return fate{reason: expired.reason}
+	}
+	return in.to.entity.policy.decide(in.ev.Retries+1, err)
 }
 
 // bury sends a message to the dead letters, its body byte for byte.
 func (s *settler) bury(msg *message.Message, entity, reason string, cause error) {
-	letter := copyOf(msg, msg.Payload)
-	letter.Metadata.Set(event.HeaderReason, reason)
-	letter.Metadata.Set(event.HeaderError, shorten(cause.Error(), maxHeaderError))
-	letter.Metadata.Set(event.HeaderFailedAt, s.cfg.Now().UTC().Format(time.RFC3339))
-	letter.Metadata.Set(event.MetadataTTL, strconv.FormatInt(s.cfg.DeadLetterTTL.Milliseconds(), 10))
+	letter := s.letter(msg, reason, cause)
 	topic := event.DirectTopic(event.DeadLetterQueue(s.cfg.Queue), entity)
-	s.log.Warn("dead letter", logEntity, entity, logReason, reason, logError, cause)
+	s.log.Warn("dead letter", logEntity, entity, logReason, reason, logError, oneLine(cause.Error(), maxHeaderError))
 	s.settle(msg, 0, func(context.Context) error { return s.broker.Publish(topic, letter) }, func(st *Stats) { st.Dead++ })
 }
 
-// maxHeaderError keeps an error's text fit for a header.
-const maxHeaderError = 500
+// letter makes a dead letter of a message.
+func (r *runner) letter(msg *message.Message, reason string, cause error) *message.Message {
+	limit := maxHeaderError
+	if panicked := (*PanicError)(nil); errors.As(cause, &panicked) {
+		limit = maxHeaderStack
+	}
+	letter := copyOf(msg, msg.Payload)
+	letter.Metadata.Set(event.HeaderReason, reason)
+	letter.Metadata.Set(event.HeaderError, oneLine(cause.Error(), limit))
+	letter.Metadata.Set(event.HeaderFailedAt, r.cfg.Now().UTC().Format(time.RFC3339))
+	letter.Metadata.Set(event.MetadataTTL, strconv.FormatInt(r.cfg.DeadLetterTTL.Milliseconds(), 10))
+	return letter
+}
 
-// retry sends a copy back to this queue only, after the delay.
-func (s *settler) retry(in *incoming, cause error) {
+// These keep an error's text, and a panic's stack, fit for a header.
+const (
+	maxHeaderError = 500
+	maxHeaderStack = 2500
+)
+
+// oneLine makes a header's text of an error's.
+func oneLine(text string, limit int) string {
+	return shorten(strings.NewReplacer("\r", "", "\n", " | ", "\t", "", "\x00", "").Replace(text), limit)
+}
+
+// again makes the copy of a message that is its next attempt.
+func (in *incoming) again() *message.Message {
 	ev := in.ev
 	ev.Retries++
-	again := copyOf(in.msg, ev.AppendJSON(make([]byte, 0, len(in.msg.Payload)+16)))
-	topic := event.DirectTopic(s.cfg.Queue, ev.CQRSID)
-	delay := in.to.entity.table.RetryDelay
-	s.log.Debug("retry", logEntity, in.String(), logWait, delay, logError, cause)
+	return copyOf(in.msg, ev.AppendJSON(make([]byte, 0, len(in.msg.Payload)+16)))
+}
+
+// retry sends a copy back to this queue only, after the delay.
+func (s *settler) retry(in *incoming, delay time.Duration, cause error) {
+	s.logRetry(in, delay, cause)
+	again, topic := in.again(), event.DirectTopic(s.cfg.Queue, in.ev.CQRSID)
 	count := func(st *Stats) { st.Retried++ }
 	if later, ok := s.broker.(DelayedPublisher); ok {
 		s.settle(in.msg, 0, func(ctx context.Context) error { return later.PublishAfter(ctx, delay, topic, again) }, count)
 		return
 	}
 	s.settle(in.msg, delay, func(context.Context) error { return s.broker.Publish(topic, again) }, count)
+}
+
+// logRetry says of a message's first failure where one sees it, though not of
+// every one where many fail, and of the later ones to those who look closely.
+func (r *runner) logRetry(in *incoming, delay time.Duration, cause error) {
+	text := oneLine(cause.Error(), maxHeaderError)
+	if in.ev.Retries == 0 {
+		if show, hidden := r.failures.allow(in.ev.CQRSID, time.Now()); show {
+			r.log.Warn("a message failed and is tried again", logEntity, in.String(), logWait, delay, logError, text, "not_shown", hidden)
+			return
+		}
+	}
+	r.log.Debug("retry", logEntity, in.String(), logWait, delay, logError, text)
+}
+
+// throttle lets one line an entity through in a time, and counts the others.
+type throttle struct {
+	mu   sync.Mutex
+	last map[string]throttled
+}
+
+type throttled struct {
+	at     time.Time
+	hidden int
+}
+
+// throttleTime is the least time between two lines about an entity.
+const throttleTime = 10 * time.Second
+
+func (t *throttle) allow(cqrsID string, now time.Time) (show bool, hidden int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.last == nil {
+		t.last = make(map[string]throttled)
+	}
+	l := t.last[cqrsID]
+	if !l.at.IsZero() && now.Sub(l.at) < throttleTime {
+		l.hidden++
+		t.last[cqrsID] = l
+		return false, 0
+	}
+	t.last[cqrsID] = throttled{at: now}
+	return true, l.hidden
 }
 
 // copyOf makes a new message with a message's identity and headers.
@@ -96,7 +167,7 @@ func copyOf(msg *message.Message, payload []byte) *message.Message {
 	if c.Metadata == nil {
 		c.Metadata = message.Metadata{}
 	}
-	for _, name := range []string{event.MetadataTTL, event.HeaderReason, event.HeaderError, event.HeaderFailedAt} {
+	for _, name := range []string{event.MetadataTTL, event.MetadataTopic, event.HeaderReason, event.HeaderError, event.HeaderFailedAt} {
 		delete(c.Metadata, name)
 	}
 	return c

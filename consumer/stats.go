@@ -22,6 +22,9 @@ type Stats struct {
 	Gaps int64
 	// Downgraded counts SYNCs that lowered a row's revision.
 	Downgraded int64
+	// Ignored counts messages that were acknowledged unread: of entities in
+	// [Config.Ignore], and SYNCs for all where only direct ones count.
+	Ignored int64
 	// Retried counts copies put back for another attempt, Dead those that went to
 	// the dead-letter queue.
 	Retried, Dead int64
@@ -31,6 +34,9 @@ type Stats struct {
 	// Batches counts committed transactions, Isolated those that had to be taken
 	// apart because a message did not fit.
 	Batches, Isolated int64
+	// Late counts calls of handlers that were not done in time, Panics those that
+	// panicked.
+	Late, Panics int64
 	// Pauses counts outages of the database and of the broker.
 	Pauses int64
 	// Lag is the time from the change in the master to the commit here, of the
@@ -102,5 +108,19 @@ func (c *counters) committed(t result, last *incoming, at time.Time) {
 			s.Isolated++
 		}
 		s.Lag = at.Sub(last.Updated)
+	})
+}
+
+// handled counts a handler's event whose transaction is committed.
+func (c *counters) handled(v verdict, in *incoming, at time.Time) {
+	var t tally
+	t.count(v)
+	c.add(func(s *Stats) {
+		s.Applied += int64(t.applied)
+		s.Duplicate += int64(t.duplicate)
+		s.Stale += int64(t.stale)
+		s.Gaps += int64(t.gaps)
+		s.Downgraded += int64(t.downgraded)
+		s.Lag = at.Sub(in.Updated)
 	})
 }

@@ -31,3 +31,8 @@ const MetadataTTL = "lockstep-ttl"
 // master's transaction says its key. It becomes the outbox row's key, within
 // which order is kept, and is not sent.
 const MetadataKey = "lockstep-key"
+
+// MetadataTopic is the topic on which a message came, where the broker adapter
+// tells: RabbitMQ's does for topics of one queue. It is not sent. A direct SYNC
+// from django-cqrs is known by it alone.
+const MetadataTopic = "lockstep-topic"

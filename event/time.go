@@ -43,3 +43,29 @@ func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05
 // FormatExpires writes a time as the envelope's expires has it, in UTC: a T
 // between date and time, no fraction, an offset.
 func FormatExpires(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05+00:00") }
+
+// Time is a time.Time that reads itself from JSON in every form that masters
+// send, which encoding/json's own reading of a time.Time does not: use it in the
+// types that handlers decode. A time without an offset is taken as UTC; null is
+// the zero time.
+type Time struct{ time.Time }
+
+// UnmarshalJSON reads a JSON string as [ParseTime] does, or null.
+func (t *Time) UnmarshalJSON(b []byte) error {
+	t.Time = time.Time{}
+	if IsNull(b) {
+		return nil
+	}
+	s, _ := Text(b)
+	parsed, _, err := ParseTime(s)
+	t.Time = parsed
+	return err
+}
+
+// MarshalJSON writes the time as [FormatTime] does, the zero time as null.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if t.IsZero() {
+		return []byte("null"), nil
+	}
+	return []byte(`"` + FormatTime(t.Time) + `"`), nil
+}

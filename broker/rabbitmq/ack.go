@@ -7,6 +7,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/lockstep-go/lockstep/event"
 )
 
 // rescanEvery is how long an acknowledgement may wait behind an older message that has none. A
@@ -24,6 +26,9 @@ type delivered struct {
 
 func receive(ctx context.Context, ch *amqp.Channel, d amqp.Delivery) delivered {
 	msg, _ := Marshaler{}.Unmarshal(d) // has no error
+	if event.IsDirect(d.RoutingKey) {
+		msg.Metadata[event.MetadataTopic] = d.RoutingKey
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	msg.SetContext(ctx)
 	return delivered{msg: msg, cancel: cancel, ch: ch, tag: d.DeliveryTag}

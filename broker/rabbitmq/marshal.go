@@ -53,7 +53,7 @@ func (Marshaler) Marshal(msg *message.Message) (amqp.Publishing, error) {
 				return p, fmt.Errorf("metadata %s is %.40q, not milliseconds from 0 to %d", key, value, maxExpiration)
 			}
 			p.Expiration = strconv.FormatUint(ms, 10)
-		case key == deathHeader:
+		case key == deathHeader, key == event.MetadataTopic:
 		case len(key) > maxShort:
 			return p, fmt.Errorf("metadata key %.40q… has %d bytes, at most %d are possible", key, len(key), maxShort)
 		default:

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"io"
+	"net"
 	"strings"
 
 	"github.com/go-sql-driver/mysql"
@@ -161,4 +163,40 @@ func IsMissingTable(err error) bool {
 	// SQLite has one code for every mistake in a statement, so its text has to tell.
 	var code sqliteCoder
 	return errors.As(err, &code) && strings.Contains(err.Error(), "no such table")
+}
+
+// IsAway reports whether err says by itself that the database is gone, full,
+// read-only or shutting down. An error that it does not know is not, so it can
+// be asked about an error that may be somebody else's, such as a handler's.
+func IsAway(err error) bool {
+	var state sqlStater
+	var code sqliteCoder
+	switch {
+	case err == nil:
+		return false
+	case errors.As(err, &state):
+		s := state.SQLState()
+		for _, class := range []string{"08", "53", "57P", "58", "25006"} { // connection, resources, operator, system, read-only
+			if strings.HasPrefix(s, class) {
+				return true
+			}
+		}
+		return false
+	case errors.As(err, &code):
+		switch code.Code() & 0xff {
+		case 8, 10, 13, 14: // READONLY, IOERR, FULL, CANTOPEN
+			return true
+		}
+		return false
+	}
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+}
+
+// IsConnection reports whether err is one that a lost connection leaves behind.
+// Only of an error that came out of a call to the database does that say
+// anything.
+func IsConnection(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
 }

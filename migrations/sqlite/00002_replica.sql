@@ -11,5 +11,18 @@ CREATE TABLE replica_tombstones (
     PRIMARY KEY (replica, key)
 ) WITHOUT ROWID;
 
+-- What handlers have seen: the version of the newest event of each key, and
+-- deleted_at where it was a DELETE. Each queue has its own.
+CREATE TABLE replica_inbox (
+    queue      TEXT    NOT NULL,
+    entity     TEXT    NOT NULL,
+    key        TEXT    NOT NULL,
+    revision   INTEGER NOT NULL,
+    updated    TEXT    NOT NULL,
+    deleted_at TEXT,
+    PRIMARY KEY (queue, entity, key)
+) WITHOUT ROWID;
+
 -- +goose Down
+DROP TABLE replica_inbox;
 DROP TABLE replica_tombstones;

@@ -1,0 +1,76 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+)
+
+// outages are what a run waits for at present. Several goroutines may wait for
+// the same; that is said once.
+type outages struct {
+	mu      sync.Mutex
+	waiting map[string]int
+	last    error
+}
+
+// begin reports whether this is the first wait.
+func (o *outages) begin(what string, err error) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.waiting == nil {
+		o.waiting = make(map[string]int)
+	}
+	o.last = err
+	o.waiting[what]++
+	return o.waiting[what] == 1
+}
+
+// end reports whether this was the last wait.
+func (o *outages) end(what string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.waiting[what]--
+	return o.waiting[what] == 0
+}
+
+// lasting returns the newest error of an outage that is not over, or nil.
+func (o *outages) lasting() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, n := range o.waiting {
+		if n > 0 {
+			return o.last
+		}
+	}
+	return nil
+}
+
+// pause is one outage: said once when it begins and once when it is over.
+type pause struct {
+	*runner
+	what    string
+	attempt int
+}
+
+// wait waits before the next attempt, and returns false when ctx ended.
+func (p *pause) wait(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	if p.attempt == 0 && p.outages.begin(p.what, err) {
+		p.stats.add(func(s *Stats) { s.Pauses++ })
+		p.log.Warn("waiting for the "+p.what, logError, err)
+	}
+	d := outageBackoff(p.attempt)
+	p.attempt++
+	p.log.Debug("still waiting for the "+p.what, logWait, d, logError, err)
+	return sleep(ctx, d)
+}
+
+// over ends the outage, if there was one.
+func (p *pause) over() {
+	if p.attempt > 0 && p.outages.end(p.what) {
+		p.log.Info("the " + p.what + " works again")
+	}
+	p.attempt = 0
+}

@@ -1,0 +1,3 @@
+package consumer
+
+type single struct{}

@@ -230,3 +230,68 @@ func BenchmarkDecode(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(len(messages)), "µs/msg")
 }
+
+// BenchmarkApplyOneKey is the consumer's rate with all messages of one key,
+// against its own rate with as many of as many keys.
+func BenchmarkApplyOneKey(b *testing.B) {
+	const n = 10_000
+	master := newBenchMaster(n)
+	db := benchReplica(b, master)
+	var ratios []float64
+	for b.Loop() {
+		different := consumeAll(b, db, master.messages(n, func(i int) int { return i }))
+		same := consumeAll(b, db, master.messages(n, func(int) int { return 7 }))
+		ratios = append(ratios, different.Seconds()/same.Seconds())
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(ratios), "of-rate")
+}
+
+// BenchmarkApplyKinds is the consumer's rate with messages that are no plain
+// next revision: against its own rate with those.
+func BenchmarkApplyKinds(b *testing.B) {
+	const n = 10_000
+	for _, kind := range []struct {
+		name string
+		skip func(m *benchMaster, i int)
+	}{
+		{"new rows", nil},
+		{"a stale one in a hundred", func(m *benchMaster, i int) {
+			if i%100 == 0 {
+				m.revisions[i] -= 2
+			}
+		}},
+		{"gaps only", func(m *benchMaster, i int) { m.revisions[i]++ }},
+	} {
+		b.Run(kind.name, func(b *testing.B) {
+			master := newBenchMaster(n)
+			db := benchReplica(b, master)
+			each := func(i int) int { return i }
+			var rates, ratios []float64
+			for b.Loop() {
+				plain := consumeAll(b, db, master.messages(n, each))
+				if kind.skip == nil {
+					mustExec(b, db, "TRUNCATE account_ref")
+					clear(master.revisions)
+				}
+				took := consumeAll(b, db, master.messages(n, func(i int) int {
+					if kind.skip != nil {
+						kind.skip(master, i)
+					}
+					return i
+				}))
+				rates = append(rates, n/took.Seconds())
+				ratios = append(ratios, plain.Seconds()/took.Seconds())
+				if kind.skip != nil {
+					for i := range master.revisions {
+						master.revisions[i] += 2
+					}
+					consumeAll(b, db, master.messages(n, each))
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(rates), "msg/s")
+			b.ReportMetric(median(ratios), "of-rate")
+		})
+	}
+}

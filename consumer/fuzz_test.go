@@ -101,8 +101,8 @@ func FuzzBody(f *testing.F) {
 		other := r.read(t, []*message.Message{save(-7, 1, "other"), save(-7, 2, "other")})
 		batch := []*incoming{other[0], in, other[1], in}
 		for _, c := range newProgram(batch).calls {
-			if !json.Valid(c.objects) {
-				t.Errorf("not JSON: %s", c.objects)
+			if objects := appendObjects(nil, c.steps); !json.Valid(objects) {
+				t.Errorf("not JSON: %s", objects)
 			}
 			if c.text() == "" {
 				t.Error("no statement")

@@ -226,15 +226,18 @@ func (iso *isolation) halve(ctx context.Context, batch []*incoming) error {
 func (p *postgres) prepareParts(ctx context.Context, batch []*incoming) error {
 	always := slices.ContainsFunc(batch, func(in *incoming) bool { return in.always() })
 	for _, in := range batch {
-		shapes := []shape{{in.to, newStep(in).guard, in.absent}}
+		guards := []dialect.Guard{newStep(in).guard}
 		switch {
 		case in.signal == event.Delete:
-			shapes = []shape{{in.to, deletion, ""}}
+			guards[0] = deletion
 		case always:
-			shapes = append(shapes, shape{in.to, dialect.Always, in.absent})
+			guards = append(guards, dialect.Always)
 		}
-		for _, sh := range shapes {
-			if err := p.prepare(ctx, sh, sh.text); err != nil {
+		if guards[0] == dialect.Newer {
+			guards = append(guards, following)
+		}
+		for _, guard := range guards {
+			if err := p.prepareShape(ctx, shape{in.to, guard, in.absent}); err != nil {
 				return err
 			}
 		}

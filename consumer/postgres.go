@@ -20,8 +20,13 @@ type postgres struct {
 	conditions map[[2]string]string
 }
 
-// deletion stands for a DELETE where others have a guard.
-const deletion dialect.Guard = -1
+// Statements that stand where others have a guard.
+const (
+	deletion dialect.Guard = -1
+	// following is for SAVEs of the revision after the stored one. Within a table
+	// it comes last: its rows may refer to new ones of the same table.
+	following = dialect.Always + 1
+)
 
 // shape tells statements apart.
 type shape struct {
@@ -33,8 +38,8 @@ type shape struct {
 // call is one statement of a batch with its parameter.
 type call struct {
 	shape
-	steps   []*step // in key order
-	objects []byte  // the same, as JSON
+	steps []*step // in key order
+	args  []any   // the same as JSON objects, or as arrays
 }
 
 // program is the plan of a batch: what to send, in order.
@@ -72,10 +77,7 @@ func beginning(batch []*incoming) string {
 func calls(round []*step) []*call {
 	byShape := make(map[shape]*call, 2)
 	for _, s := range round {
-		sh := shape{s.in.to, s.guard, s.in.absent}
-		if s.deletes() {
-			sh = shape{s.in.to, deletion, ""}
-		}
+		sh := s.shape()
 		c := byShape[sh]
 		if c == nil {
 			c = &call{shape: sh, steps: make([]*step, 0, len(round))}
@@ -86,11 +88,52 @@ func calls(round []*step) []*call {
 	list := make([]*call, 0, len(byShape))
 	for _, c := range byShape {
 		slices.SortFunc(c.steps, func(a, b *step) int { return compareKeys(a.in.key, b.in.key) })
-		c.objects = appendObjects(nil, c.steps)
+		c.render()
 		list = append(list, c)
 	}
 	slices.SortFunc(list, func(a, b *call) int { return compareShapes(a.shape, b.shape) })
 	return list
+}
+
+// render writes the steps as parameters. What cannot be written as arrays takes
+// the way of what does not follow.
+func (c *call) render() {
+	if c.guard == following && c.to.PostgresArrays() {
+		if c.args = arrays(c.steps); c.args == nil {
+			c.shape = c.left()
+		}
+	}
+	if c.args == nil {
+		c.args = []any{appendObjects(nil, c.steps)}
+	}
+	if c.guard == following {
+		c.args = append(c.args, len(c.steps))
+	}
+}
+
+// shape returns the step's statement.
+func (s *step) shape() shape {
+	guard := s.guard
+	if _, follows := s.follows(); follows {
+		guard = following
+	} else if s.deletes() {
+		guard = deletion
+	}
+	return shape{s.in.to, guard, s.in.absent}
+}
+
+// follows reports whether a stored row is expected to hold a revision from base
+// on. A master's first revision is expected to make the row.
+func (s *step) follows() (base int64, ok bool) {
+	if s.guard != dialect.Newer || s.deletes() {
+		return 0, false
+	}
+	lowest := int64(1) // Lockstep's first
+	if s.in.restarts {
+		lowest = 0
+	}
+	base = s.base()
+	return base, base >= lowest
 }
 
 // compareKeys is any order, as long as it is the same everywhere. This one is
@@ -152,11 +195,7 @@ func (s *step) appendObject(b []byte) []byte {
 // appendGuards writes the members that most messages do not have, and the base
 // of those that are expected to follow a stored revision.
 func (s *step) appendGuards(b []byte) []byte {
-	lowest := int64(1) // Lockstep's first revision is 1
-	if s.in.restarts {
-		lowest = 0
-	}
-	if base := s.base(); s.guard == dialect.Newer && base >= lowest {
+	if base, ok := s.follows(); ok {
 		b = strconv.AppendInt(append(b, `,"`+dialect.MemberBase+`":`...), base, 10)
 	}
 	if s.pass != s.version.Revision {
@@ -205,12 +244,24 @@ func (p *postgres) runOnce(ctx context.Context, pr *program) (tally, error) {
 
 func (p *postgres) prepareFor(ctx context.Context, pr *program) error {
 	for _, c := range pr.calls {
-		if err := p.prepare(ctx, c.shape, c.text); err != nil {
+		if err := p.prepareShape(ctx, c.shape); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// prepareShape prepares a shape's statement and the one for what it leaves.
+func (p *postgres) prepareShape(ctx context.Context, s shape) error {
+	if err := p.prepare(ctx, s, s.text); err != nil || s.guard != following {
+		return err
+	}
+	left := s.left()
+	return p.prepare(ctx, left, left.text)
+}
+
+// left is the shape for what does not follow after all.
+func (s shape) left() shape { return shape{s.to, dialect.Newer, s.absent} }
 
 // text is the statement of a shape.
 func (s shape) text() string {
@@ -224,35 +275,83 @@ func (s shape) text() string {
 	for i := 0; i < len(s.absent); i += 2 {
 		written[int(s.absent[i])|int(s.absent[i+1])<<8] = false
 	}
-	return s.to.PostgresSave(s.guard, func(i int) bool { return written[i] })
+	where := func(i int) bool { return written[i] }
+	if s.guard == following {
+		return s.to.PostgresFollow(where)
+	}
+	return s.to.PostgresSave(s.guard, where)
 }
 
 // run sends the statements of a program and counts what they did.
 func (p *postgres) run(ctx context.Context, tx *sql.Tx, pr *program) (tally, error) {
 	var t tally
 	for _, c := range pr.calls {
-		rows, err := p.in(ctx, tx, c.shape).QueryContext(ctx, c.objects) //nolint:rowserrcheck,sqlclosecheck // readSave and readDelete see to both
+		var err error
+		switch c.guard {
+		case deletion:
+			err = p.query(ctx, tx, c.shape, c.args, func(rows *sql.Rows) error { return c.readDelete(rows, &t) })
+		case following:
+			err = p.follow(ctx, tx, c, &t)
+		default:
+			err = p.query(ctx, tx, c.shape, c.args, func(rows *sql.Rows) error { return c.readSave(rows, &t) })
+		}
 		if err != nil {
-			return t, fmt.Errorf("consumer: apply to %s: %w", c.to.Table, err)
-		}
-		read := c.readSave
-		if c.guard == deletion {
-			read = c.readDelete
-		}
-		if err := read(rows, &t); err != nil {
 			return t, fmt.Errorf("consumer: apply to %s: %w", c.to.Table, err)
 		}
 	}
 	return t, nil
 }
 
+// follow writes over the rows that hold the revision just below, and then sees
+// to the messages that found no such row.
+func (p *postgres) follow(ctx context.Context, tx *sql.Tx, c *call, t *tally) error {
+	rest := call{shape: c.left()}
+	err := p.query(ctx, tx, c.shape, c.args, func(rows *sql.Rows) error {
+		for rows.Next() {
+			var n int
+			if err := rows.Scan(&n); err != nil {
+				return err
+			}
+			rest.steps = append(rest.steps, c.steps[n-1])
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	t.applied += len(c.steps) - len(rest.steps)
+	t.superseded += c.superseded() - rest.superseded()
+	if len(rest.steps) == 0 {
+		return nil
+	}
+	rest.render()
+	return p.query(ctx, tx, rest.shape, rest.args, func(rows *sql.Rows) error { return rest.readSave(rows, t) })
+}
+
+func (p *postgres) query(ctx context.Context, tx *sql.Tx, s shape, args []any, read func(*sql.Rows) error) error {
+	rows, err := p.in(ctx, tx, s).QueryContext(ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	if err := read(rows); err != nil {
+		return err
+	}
+	return rows.Err()
+}
+
+func (c *call) superseded() int {
+	n := 0
+	for _, s := range c.steps {
+		n += s.superseded
+	}
+	return n
+}
+
 // readSave counts a save's steps. All are applied but those told otherwise.
 func (c *call) readSave(rows *sql.Rows, t *tally) error {
-	defer func() { _ = rows.Close() }()
 	t.applied += len(c.steps)
-	for _, s := range c.steps {
-		t.superseded += s.superseded
-	}
+	t.superseded += c.superseded()
 	for rows.Next() {
 		var n int
 		var held sql.NullInt64
@@ -263,7 +362,7 @@ func (c *call) readSave(rows *sql.Rows, t *tally) error {
 		t.applied--
 		c.steps[n-1].count(t, held, revives)
 	}
-	return rows.Err()
+	return nil
 }
 
 // count counts a save's step by what was stored.
@@ -294,7 +393,7 @@ func (s *step) count(t *tally, held sql.NullInt64, revives sql.NullBool) {
 
 // readDelete counts a deletion's steps by what was stored.
 func (c *call) readDelete(rows *sql.Rows, t *tally) error {
-	defer func() { _ = rows.Close() }()
+	t.superseded += c.superseded()
 	for rows.Next() {
 		var n int
 		var have state
@@ -307,7 +406,6 @@ func (c *call) readDelete(rows *sql.Rows, t *tally) error {
 		s := c.steps[n-1]
 		v, _ := decide(have, change{signal: event.Delete, Version: s.version})
 		t.count(v)
-		t.superseded += s.superseded
 	}
-	return rows.Err()
+	return nil
 }

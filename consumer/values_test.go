@@ -16,25 +16,32 @@ import (
 	"github.com/lockstep-go/lockstep/internal/testdb"
 )
 
-const valuesTable = `CREATE TABLE thing_ref (
-	id integer PRIMARY KEY, i integer, n numeric(6,2), b boolean, t text, v varchar(5), u uuid, j jsonb, a text[], y bytea, d date, ts timestamptz,
-	cqrs_revision integer NOT NULL, cqrs_updated timestamptz NOT NULL)`
-
-func thing(fields string) *message.Message {
-	return lockstep(envelope("SAVE", "thing", "{"+fields+`,"cqrs_revision":1,"cqrs_updated":"2026-11-22 12:00:01+00:00"}`))
+// thingColumns are those of thing_ref in the tests of values.
+var thingColumns = []struct{ name, columnType string }{
+	{"i", "integer"},
+	{"n", "numeric(6,2)"},
+	{"b", "boolean"},
+	{"t", "text"},
+	{"v", "varchar(5)"},
+	{"u", "uuid"},
+	{"j", "jsonb"},
+	{"d", "date"},
+	{"ts", "timestamptz"},
+	{"c", "char(3)"},
+	{"a", "text[]"},
+	{"y", "bytea"}, // these two cannot travel in arrays
 }
 
-// TestValuesOnPostgres: what PostgreSQL's own input conversion takes is applied;
-// what it refuses fails that message alone and names column, value and key.
-func TestValuesOnPostgres(t *testing.T) {
-	t.Parallel()
+// valueCase is a field of a message and what its column then holds.
+type valueCase struct {
+	field, column string
+	want          string
+	fails         bool
+}
+
+func valueCases() []valueCase {
 	deep := strings.Repeat("[", 9900) + strings.Repeat("]", 9900)
-	tests := []struct {
-		field  string
-		column string
-		want   string // what is stored
-		fails  bool
-	}{
+	return []valueCase{
 		{`"i":7`, "i", "7", false},
 		{`"i":"7"`, "i", "7", false},
 		{`"i":" 7 "`, "i", "7", false},
@@ -57,6 +64,8 @@ func TestValuesOnPostgres(t *testing.T) {
 		{`"t":"a\u0000b"`, "t", "", true},
 		{`"t":"\ud800"`, "t", "", true},
 		{`"other":"\u0000\ud800","t":"ok"`, "t", "ok", false},
+		{`"t":"NULL"`, "t", "NULL", false},
+		{`"t":"{a,\\\\\"b"`, "t", `{a,\\"b`, false},
 		{`"t":{"a":[1]}`, "t", `{"a":[1]}`, false},
 		{`"v":"12345"`, "v", "12345", false},
 		{`"v":"123456"`, "v", "", true},
@@ -70,6 +79,8 @@ func TestValuesOnPostgres(t *testing.T) {
 		{`"a":7`, "a", "", true},
 		{`"y":"aGVsbG8="`, "y", "hello", false},
 		{`"y":"a"`, "y", "", true},
+		{`"c":"x"`, "c", "x  ", false},
+		{`"c":"xxxx"`, "c", "", true},
 		{`"d":"2026-01-02"`, "d", "2026-01-02 00:00:00.000000+00:00", false},
 		{`"d":"2026-13-02"`, "d", "", true},
 		{`"ts":"2026-01-02 03:04:05.5+03:00"`, "ts", "2026-01-02 00:04:05.500000+00:00", false},
@@ -77,50 +88,106 @@ func TestValuesOnPostgres(t *testing.T) {
 		{`"ts":"2026-01-02 03:04:05"`, "ts", "2026-01-02 03:04:05.000000+00:00", false}, // no offset: UTC, whatever the session's zone
 		{`"t":` + deep, "t", deep, false},
 	}
-	_, dsn := testdb.Postgres(t)
-	db := reopen(t, dsn, "timezone", "America/New_York")
-	migrate(t, db, Postgres)
-	mustExec(t, db, valuesTable)
-	r := rigOn(t, db, map[string]Table{"thing": {Name: "thing_ref"}})
+}
 
-	columns := []string{"i", "n", "b", "t", "v", "u", "j", "a", "y", "d", "ts"}
-	var messages []*message.Message
-	for i, tc := range tests {
-		var fields strings.Builder
-		fmt.Fprintf(&fields, `"id":%d`, i)
-		for _, c := range columns {
-			if !strings.Contains(tc.field, `"`+c+`":`) {
-				fmt.Fprintf(&fields, `,%q:null`, c)
-			}
+func thing(fields string) *message.Message { return thingAt(1, fields) }
+
+func thingAt(revision int64, fields string) *message.Message {
+	return lockstep(envelope("SAVE", "thing", "{"+fields+","+versionJSON(revision, at(int(revision)))+"}"))
+}
+
+// message makes a message of all columns, null but for the case's.
+func (tc valueCase) message(key int, revision int64, columns int) *message.Message {
+	fields := fmt.Sprintf(`"id":%d`, key)
+	for _, c := range thingColumns[:columns] {
+		if !strings.Contains(tc.field, `"`+c.name+`":`) {
+			fields += fmt.Sprintf(`,%q:null`, c.name)
 		}
-		messages = append(messages, thing(fields.String()+","+tc.field))
 	}
-	res := r.batch(t, messages...)
-	failures := map[string]error{}
-	for _, f := range res.failures {
-		failures[f.in.key] = f.err
-	}
-	for i, tc := range tests {
-		err := failures[fmt.Sprint(i)]
-		shortened := shorten(tc.field, 80)
-		if tc.fails {
-			var data *DataError
-			switch {
-			case !errors.As(err, &data):
-				t.Errorf("%s: have %v, want a DataError", shortened, err)
-			case data.Entity != "thing" || data.Key != fmt.Sprint(i) || data.Column != tc.column || len(data.Value) > 60 || len(err.Error()) > 500:
-				t.Errorf("%s: have %#v, want it to name thing/%d and column %s", shortened, data, i, tc.column)
+	return thingAt(revision, fields+","+tc.field)
+}
+
+// TestValuesOnPostgres: what PostgreSQL's own input conversion takes is applied;
+// what it refuses fails that message alone and names column, value and key. That
+// holds for new rows and for changed ones, which are written by other statements,
+// as JSON or as arrays, together and alone.
+func TestValuesOnPostgres(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []struct {
+		name    string
+		columns int
+		stored  bool // the row is there already
+		alone   bool
+	}{
+		{"new rows", 12, false, false},
+		{"changed rows as JSON", 12, true, false},
+		{"changed rows as arrays", 10, true, false},
+		{"changed rows as arrays, alone", 10, true, true},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			_, dsn := testdb.Postgres(t)
+			db := reopen(t, dsn, "timezone", "America/New_York")
+			migrate(t, db, Postgres)
+			ddl := "CREATE TABLE thing_ref (id integer PRIMARY KEY, cqrs_revision integer NOT NULL, cqrs_updated timestamptz NOT NULL"
+			for _, c := range thingColumns[:mode.columns] {
+				ddl += ", " + c.name + " " + c.columnType
 			}
-			continue
+			mustExec(t, db, ddl+")")
+			r := rigOn(t, db, map[string]Table{"thing": {Name: "thing_ref"}})
+
+			var messages []*message.Message
+			used := map[int]valueCase{}
+			for key, tc := range valueCases() {
+				if !slices.ContainsFunc(thingColumns[:mode.columns], func(c struct{ name, columnType string }) bool { return c.name == tc.column }) {
+					continue
+				}
+				used[key] = tc
+				revision := int64(1)
+				if mode.stored {
+					mustExec(t, db, fmt.Sprintf("INSERT INTO thing_ref (id, cqrs_revision, cqrs_updated) VALUES (%d, 1, now())", key))
+					revision = 2
+				}
+				messages = append(messages, tc.message(key, revision, mode.columns))
+			}
+			failures := map[string]error{}
+			size := len(messages)
+			if mode.alone {
+				size = 1
+			}
+			for part := range slices.Chunk(messages, size) {
+				for _, f := range r.batch(t, part...).failures {
+					failures[f.in.key] = f.err
+				}
+			}
+			for key, tc := range used {
+				r.requireValue(t, key, tc, failures[fmt.Sprint(key)])
+			}
+		})
+	}
+}
+
+// requireValue holds a row, or the error of a message that failed, to a case.
+func (r *rig) requireValue(t *testing.T, key int, tc valueCase, err error) {
+	t.Helper()
+	field := shorten(tc.field, 80)
+	if tc.fails {
+		var data *DataError
+		switch {
+		case !errors.As(err, &data):
+			t.Errorf("%s: have %v, want a DataError", field, err)
+		case data.Entity != "thing" || data.Key != fmt.Sprint(key) || data.Column != tc.column || len(data.Value) > 60 || len(err.Error()) > 500:
+			t.Errorf("%s: have %#v, want it to name thing/%d and column %s", field, data, key, tc.column)
 		}
-		if err != nil {
-			t.Errorf("%s: %v", shortened, err)
-			continue
-		}
-		have := dump(t, db, fmt.Sprintf("SELECT %s AS have FROM thing_ref WHERE id = %d", tc.column, i))
-		if diff := cmp.Diff([]string{"have=" + tc.want}, have); diff != "" {
-			t.Errorf("%s (-want +have):\n%s", shortened, diff)
-		}
+		return
+	}
+	if err != nil {
+		t.Errorf("%s: %v", field, err)
+		return
+	}
+	have := dump(t, r.db, fmt.Sprintf("SELECT %s AS have FROM thing_ref WHERE id = %d", tc.column, key))
+	if diff := cmp.Diff([]string{strings.TrimSpace("have=" + tc.want)}, have); diff != "" {
+		t.Errorf("%s (-want +have):\n%s", field, diff)
 	}
 }
 

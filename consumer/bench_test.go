@@ -24,8 +24,11 @@ type benchMaster struct {
 	random    *rand.Rand
 }
 
-func newBenchMaster(keys int) *benchMaster {
-	return &benchMaster{make([]int64, keys), rand.New(rand.NewPCG(1, 2))}
+// benchKeys is how many entities it has.
+const benchKeys = 10_000
+
+func newBenchMaster() *benchMaster {
+	return &benchMaster{make([]int64, benchKeys), rand.New(rand.NewPCG(1, 2))}
 }
 
 // changes returns n messages of about 500 bytes; each changes a random entity.
@@ -150,7 +153,7 @@ func upsertEach(b *testing.B, db *sql.DB, messages []*message.Message) time.Dura
 // alternating rounds on one table: go test -run '^$' -bench Apply -benchtime 15x
 func BenchmarkApply(b *testing.B) {
 	const fast, slow = 20_000, 1_000
-	master := newBenchMaster(10_000)
+	master := newBenchMaster()
 	db := benchReplica(b, master)
 	consumeAll(b, db, master.changes(fast))
 	var batched, single, ratios []float64
@@ -174,7 +177,7 @@ func BenchmarkApplyOnePercentBad(b *testing.B) {
 	} {
 		b.Run(bad.name, func(b *testing.B) {
 			const n = 10_000
-			master := newBenchMaster(10_000)
+			master := newBenchMaster()
 			db := benchReplica(b, master)
 			mustExec(b, db, "ALTER TABLE account_ref ADD CHECK (active)")
 			var ratios []float64
@@ -215,7 +218,7 @@ func BenchmarkDecode(b *testing.B) {
 	if faults != nil || err != nil {
 		b.Fatal(faults, err)
 	}
-	messages := newBenchMaster(10_000).changes(500)
+	messages := newBenchMaster().changes(500)
 	b.ReportAllocs()
 	for b.Loop() {
 		batch := make([]*incoming, 0, len(messages))
@@ -234,8 +237,8 @@ func BenchmarkDecode(b *testing.B) {
 // BenchmarkApplyOneKey is the consumer's rate with all messages of one key,
 // against its own rate with as many of as many keys.
 func BenchmarkApplyOneKey(b *testing.B) {
-	const n = 10_000
-	master := newBenchMaster(n)
+	const n = benchKeys
+	master := newBenchMaster()
 	db := benchReplica(b, master)
 	var ratios []float64
 	for b.Loop() {
@@ -250,7 +253,7 @@ func BenchmarkApplyOneKey(b *testing.B) {
 // BenchmarkApplyKinds is the consumer's rate with messages that are no plain
 // next revision: against its own rate with those.
 func BenchmarkApplyKinds(b *testing.B) {
-	const n = 10_000
+	const n = benchKeys
 	for _, kind := range []struct {
 		name string
 		skip func(m *benchMaster, i int)
@@ -264,7 +267,7 @@ func BenchmarkApplyKinds(b *testing.B) {
 		{"gaps only", func(m *benchMaster, i int) { m.revisions[i]++ }},
 	} {
 		b.Run(kind.name, func(b *testing.B) {
-			master := newBenchMaster(n)
+			master := newBenchMaster()
 			db := benchReplica(b, master)
 			each := func(i int) int { return i }
 			var rates, ratios []float64

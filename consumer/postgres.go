@@ -329,7 +329,7 @@ func (p *postgres) follow(ctx context.Context, tx *sql.Tx, c *call, t *tally) er
 }
 
 func (p *postgres) query(ctx context.Context, tx *sql.Tx, s shape, args []any, read func(*sql.Rows) error) error {
-	rows, err := p.in(ctx, tx, s).QueryContext(ctx, args...)
+	rows, err := p.in(ctx, tx, s).QueryContext(ctx, args...) //nolint:sqlclosecheck // the statement is cached; database/sql closes it with the transaction
 	if err != nil {
 		return err
 	}

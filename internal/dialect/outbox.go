@@ -1,0 +1,5 @@
+package dialect
+
+// AllOutbox reads the whole outbox in order, on every database. Its columns are
+// to be told by their names.
+const AllOutbox = `SELECT * FROM outbox ORDER BY id`

@@ -11,11 +11,13 @@ import (
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/metrics"
 )
 
 func newConsume() *cobra.Command {
 	var s settings
 	var cfg consumer.Config
+	var h health
 	cmd := &cobra.Command{
 		Use:   "consume",
 		Short: "Apply events to the replica tables that a file declares, until interrupted",
@@ -30,12 +32,13 @@ a whole replica service for tables that need no code:
 Any number may run on one queue and share the work.`,
 		Example: `  relay consume --config lockstep.yaml --database-url postgres://localhost/billing --broker-url amqp://localhost/`,
 		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return s.consume(cmd, cfg) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return s.consume(cmd, cfg, h) },
 	}
 	s.databaseFlag(cmd)
 	s.brokerFlag(cmd)
 	s.configFlag(cmd)
 	s.logFlags(cmd)
+	h.flags(cmd)
 	cmd.Flags().StringVar(&cfg.Queue, "queue", "", "`name` of the queue (default: the file's)")
 	cmd.Flags().IntVar(&cfg.BatchSize, flagBatchSize, 500, "`messages` that one transaction takes at most")
 	cmd.Flags().DurationVar(&cfg.DrainTimeout, flagDrain, 30*time.Second, "longest `time` to finish what is in hand when interrupted")
@@ -48,11 +51,12 @@ const (
 	flagDrain     = "drain"
 )
 
-func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config) error {
+func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, h health) error {
 	err := errors.Join(
 		s.fill(cmd, flagDatabase, flagBroker, flagConfig),
 		atLeast(flagBatchSize, cfg.BatchSize, 1),
 		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
+		h.check(),
 	)
 	if err != nil {
 		return err
@@ -72,8 +76,12 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config) error {
 	if len(file.Replicas) == 0 {
 		return misusef("%s: replicas is missing: declare at least one table that follows an entity", s.config)
 	}
-	ctx := cmd.Context()
-	c, done, err := s.newConsumer(ctx, s.logger(cmd), cfg, file)
+	lag := metrics.NewLag()
+	if h.address != "" {
+		cfg.Observe = lag.Observe
+	}
+	ctx, log := cmd.Context(), s.logger(cmd)
+	c, done, err := s.newConsumer(ctx, log, cfg, file)
 	defer done()
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -81,6 +89,11 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config) error {
 	case err != nil:
 		return err
 	}
+	stop, err := h.serve(ctx, log, metrics.Consumer(c, lag, h.limit))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	return c.Run(ctx)
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-go/lockstep/broker"
+	"github.com/lockstep-go/lockstep/metrics"
 	"github.com/lockstep-go/lockstep/migrations"
 	"github.com/lockstep-go/lockstep/relay"
 )
@@ -18,6 +19,7 @@ import (
 func newRun() *cobra.Command {
 	var s settings
 	var cfg relay.Config
+	var h health
 	var broadcast, direct string
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -29,13 +31,14 @@ works, the others stand by.`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.UnroutableBroadcast, cfg.UnroutableDirect = relay.Unroutable(broadcast), relay.Unroutable(direct)
-			return s.run(cmd, cfg)
+			return s.run(cmd, cfg, h)
 		},
 	}
 	s.databaseFlag(cmd)
 	s.brokerFlag(cmd)
 	s.configFlag(cmd)
 	s.logFlags(cmd)
+	h.flags(cmd)
 	f := cmd.Flags()
 	f.IntVar(&cfg.BatchSize, flagBatchSize, 500, "`rows` that are read at once")
 	f.DurationVar(&cfg.Poll, "poll", 200*time.Millisecond, "longest `time` an idle relay waits before it looks again")
@@ -47,7 +50,7 @@ works, the others stand by.`,
 	return cmd
 }
 
-func (s *settings) run(cmd *cobra.Command, cfg relay.Config) error {
+func (s *settings) run(cmd *cobra.Command, cfg relay.Config, h health) error {
 	known := []string{string(relay.Drop), string(relay.Retry), string(relay.Dead)}
 	err := errors.Join(
 		s.fill(cmd, flagDatabase, flagBroker),
@@ -58,6 +61,7 @@ func (s *settings) run(cmd *cobra.Command, cfg relay.Config) error {
 		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
 		oneOf("unroutable", string(cfg.UnroutableBroadcast), known...),
 		oneOf("unroutable-direct", string(cfg.UnroutableDirect), known...),
+		h.check(),
 	)
 	if err != nil {
 		return err
@@ -66,8 +70,11 @@ func (s *settings) run(cmd *cobra.Command, cfg relay.Config) error {
 	if err != nil {
 		return err
 	}
-	ctx := cmd.Context()
-	r, done, err := s.newRelay(ctx, s.logger(cmd), cfg, file)
+	if h.address != "" {
+		cfg.Look = lookEvery
+	}
+	ctx, log := cmd.Context(), s.logger(cmd)
+	r, done, err := s.newRelay(ctx, log, cfg, file)
 	defer done()
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -75,6 +82,11 @@ func (s *settings) run(cmd *cobra.Command, cfg relay.Config) error {
 	case err != nil:
 		return err
 	}
+	stop, err := h.serve(ctx, log, metrics.Relay(r, h.limit))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	return r.Run(ctx)
 }
 

@@ -264,7 +264,7 @@ func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 		if err == nil {
 			outage.over()
 			now := r.cfg.Now()
-			r.stats.committed(res, p.messages[len(p.messages)-1], now)
+			r.stats.committed(res, p.messages, now)
 			r.observe(p.messages, res.failures, now)
 			if res.downgraded > 0 {
 				r.log.Warn("a SYNC lowered revisions", "rows", res.downgraded)

@@ -58,7 +58,7 @@ func (p *pause) wait(ctx context.Context, err error) bool {
 		return false
 	}
 	if p.attempt == 0 && p.outages.begin(p.what, err) {
-		p.stats.add(func(s *Stats) { s.Pauses++ })
+		p.stats.paused()
 		p.log.Warn("waiting for the "+p.what, logError, err)
 	}
 	d := outageBackoff(p.attempt)
@@ -70,6 +70,7 @@ func (p *pause) wait(ctx context.Context, err error) bool {
 // over ends the outage, if there was one.
 func (p *pause) over() {
 	if p.attempt > 0 && p.outages.end(p.what) {
+		p.stats.resumed()
 		p.log.Info("the " + p.what + " works again")
 	}
 	p.attempt = 0

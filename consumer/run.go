@@ -63,6 +63,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return err
 	}
 	defer c.stop()
+	defer c.stats.ended()
 	r := &runner{Consumer: c, engine: c.newEngine(), log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
 	work, cancel := drainContext(ctx, c.cfg.DrainTimeout)
 	defer cancel()
@@ -75,6 +76,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return endOr(ctx, err)
 	}
 	defer unsubscribe()
+	c.stats.add(func(s *Stats) { s.Subscribed = true })
 	r.log.Info("consuming", "entities", slices.Sorted(maps.Keys(r.replicas)), "dialect", r.dialect)
 	return r.consume(ctx, messages)
 }

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
@@ -28,6 +29,9 @@ type Stats struct {
 	// Retried counts copies put back for another attempt, Dead those that went to
 	// the dead-letter queue.
 	Retried, Dead int64
+	// Parked is how many messages are held unacknowledged now because the broker
+	// does not take their copy or dead letter.
+	Parked int64
 	// Quirks counts messages with an oddity that was overlooked, such as an
 	// unreadable expires or a bare NaN.
 	Quirks int64
@@ -42,6 +46,23 @@ type Stats struct {
 	// Lag is the time from the change in the master to the commit here, of the
 	// last message of the last batch. It is no better than the two clocks.
 	Lag time.Duration
+	// BatchSize is how many messages the last transaction took.
+	BatchSize int64
+	// Subscribed says that Run has its subscription and takes messages.
+	Subscribed bool
+	// PausedSince is when the outage began that the consumer waits for; zero
+	// while it works.
+	PausedSince time.Time
+}
+
+// Stalled reports why the consumer is not healthy: the database or the broker has
+// been away for longer than limit. It returns nil for one that works or has
+// nothing to do.
+func (s Stats) Stalled(now time.Time, limit time.Duration) error {
+	if idle := now.Sub(s.PausedSince); !s.PausedSince.IsZero() && idle > limit {
+		return fmt.Errorf("consumer: waiting for the database or the broker for %v", idle.Round(time.Second))
+	}
+	return nil
 }
 
 // tally is what one transaction adds to the counters.
@@ -78,8 +99,35 @@ func (t *tally) count(v verdict) {
 
 // counters are Stats that several goroutines add to.
 type counters struct {
-	mu sync.Mutex
-	s  Stats
+	mu      sync.Mutex
+	s       Stats
+	outages int // that have begun and not ended
+}
+
+// paused and resumed frame an outage. Those of the database and of the broker may
+// overlap.
+func (c *counters) paused() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.s.Pauses++
+	if c.outages++; c.outages == 1 {
+		c.s.PausedSince = time.Now()
+	}
+}
+
+// ended forgets outages that Run did not live to see the end of.
+func (c *counters) ended() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outages, c.s.PausedSince, c.s.Subscribed, c.s.Parked = 0, time.Time{}, false, 0
+}
+
+func (c *counters) resumed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.outages--; c.outages == 0 {
+		c.s.PausedSince = time.Time{}
+	}
 }
 
 func (c *counters) snapshot() Stats {
@@ -95,8 +143,9 @@ func (c *counters) add(change func(s *Stats)) {
 }
 
 // committed counts a transaction; at is the time of its commit.
-func (c *counters) committed(t result, last *incoming, at time.Time) {
+func (c *counters) committed(t result, messages []*incoming, at time.Time) {
 	c.add(func(s *Stats) {
+		s.BatchSize = int64(len(messages))
 		s.Applied += int64(t.applied)
 		s.Duplicate += int64(t.duplicate)
 		s.Stale += int64(t.stale)
@@ -107,7 +156,7 @@ func (c *counters) committed(t result, last *incoming, at time.Time) {
 		if t.isolated {
 			s.Isolated++
 		}
-		s.Lag = at.Sub(last.Updated)
+		s.Lag = at.Sub(messages[len(messages)-1].Updated)
 	})
 }
 

@@ -104,6 +104,10 @@ type Config struct {
 	// DrainTimeout is how long Run waits for what is under way when it is asked
 	// to stop. Default 30 s.
 	DrainTimeout time.Duration
+	// Look is how often the relay counts what is in the outbox, for
+	// [Stats.Outbox] and [Stats.Stalled]; less often when counting takes long. It
+	// uses one more connection. Zero: never.
+	Look time.Duration
 }
 
 // Relay forwards one outbox. Make it with New, run it with Run.
@@ -119,6 +123,7 @@ type Relay struct {
 	batchSize                            int
 	batchBytes                           int64
 	poll, leaseTTL, leaseRenew, drainFor time.Duration
+	look                                 time.Duration
 
 	stats  stats
 	paused atomic.Bool
@@ -162,8 +167,12 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 		fault("the database is nil")
 	}
 	if db != nil {
-		if n := db.Stats().MaxOpenConnections; n > 0 && n < connections {
-			fault("the database pool is limited to %d connections: allow at least %d", n, connections)
+		need := connections
+		if cfg.Look > 0 {
+			need++
+		}
+		if n := db.Stats().MaxOpenConnections; n > 0 && n < need {
+			fault("the database pool is limited to %d connections: allow at least %d", n, need)
 		}
 	}
 	if pub == nil {
@@ -187,7 +196,7 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 		store: newStore(db, cfg.Dialect), log: cfg.Logger, wake: cfg.Wake, holder: holderName(),
 		policy:    policy{cfg.MaxAttempts, cfg.UnroutableBroadcast, cfg.UnroutableDirect},
 		batchSize: cfg.BatchSize, batchBytes: cfg.BatchBytes, poll: cfg.Poll,
-		leaseTTL: cfg.LeaseTTL, leaseRenew: cfg.LeaseRenew, drainFor: cfg.DrainTimeout,
+		leaseTTL: cfg.LeaseTTL, leaseRenew: cfg.LeaseRenew, drainFor: cfg.DrainTimeout, look: cfg.Look,
 	}
 	if p, ok := pub.(PipelinedPublisher); ok {
 		r.pipelined = p
@@ -224,6 +233,7 @@ func (cfg *Config) validate(fault func(format string, args ...any)) {
 	for name, n := range map[string]int64{
 		"BatchSize": int64(cfg.BatchSize), "BatchBytes": cfg.BatchBytes, "Poll": int64(cfg.Poll), "LeaseRenew": int64(cfg.LeaseRenew),
 		"MaxAttempts": int64(cfg.MaxAttempts), "Lanes": int64(cfg.Lanes), "DrainTimeout": int64(cfg.DrainTimeout),
+		"Look": int64(cfg.Look),
 	} {
 		if n < 0 {
 			fault("Config.%s is negative", name)
@@ -262,11 +272,20 @@ func (r *Relay) Check(ctx context.Context) error {
 // returns early only with [ErrNotMigrated]. A drain that takes longer than
 // Config.DrainTimeout gives a [DrainError].
 func (r *Relay) Run(ctx context.Context) error {
+	if r.look > 0 {
+		watching, stop := context.WithCancel(ctx)
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			r.watch(watching)
+		}()
+		defer func() { stop(); <-watched }()
+	}
 	for failures := 0; ctx.Err() == nil; {
 		l, err := r.store.acquire(ctx, r.holder, r.leaseTTL)
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return nil //nolint:nilerr // the end was asked for
+			return nil
 		case dialect.IsMissingTable(err):
 			return fmt.Errorf("relay: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
 		case err != nil:
@@ -290,7 +309,8 @@ func (r *Relay) Run(ctx context.Context) error {
 func (r *Relay) lead(ctx context.Context, l *lease) error {
 	r.log.Info("relaying", keyTerm, l.term, keyHolder, l.holder)
 	r.stats.term.Store(l.term)
-	defer r.stats.term.Store(0)
+	r.stats.leading.Store(time.Now().UnixNano())
+	defer func() { r.stats.term.Store(0); r.stats.leading.Store(0) }()
 
 	// hard outlives ctx by the drain, and ends at once with the lease.
 	hard, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -336,6 +356,7 @@ func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Po
 	for ctx.Err() == nil && hard.Err() == nil {
 		s := &session{Relay: r, lease: l, ledger: newLedger(), settled: make(chan struct{}, 1)}
 		current.Store(s.ledger)
+		r.stats.ledger.Store(s.ledger)
 		began := r.stats.published.Load()
 		err := s.run(ctx, hard)
 		if r.stats.published.Load() > began {
@@ -364,6 +385,7 @@ func outageBackoff(failures int) time.Duration {
 // pause says once that the relay waits for a broker or a database.
 func (r *Relay) pause(err error) {
 	if !r.paused.Swap(true) {
+		r.stats.pauses.Add(1)
 		r.log.Warn("paused: the outbox keeps what is pending", keyError, err)
 	}
 }

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -96,6 +95,8 @@ func (s *session) send(ctx context.Context, rows []row) batch {
 	if ctx.Err() != nil { // the lease is lost: nothing more may leave
 		return batch{rows: rows, wait: func(context.Context) []error { return allOf(len(rows), context.Cause(ctx)) }}
 	}
+	s.stats.batch.Store(int64(len(rows)))
+	defer s.stats.send.since(time.Now())
 	if s.lanes != nil {
 		errs := s.lanes.publish(ctx, rows, topics, msgs)
 		return batch{rows: rows, wait: func(context.Context) []error { return errs }}
@@ -113,8 +114,11 @@ func allOf(n int, err error) []error {
 
 // settle waits for a batch's confirmations and writes down what became of it.
 func (s *session) settle(ctx context.Context, b batch) error {
+	began := time.Now()
 	errs := b.wait(ctx)
+	s.stats.confirm.since(began)
 	what := s.ledger.settle(b.rows, errs, s.policy, time.Now())
+	defer s.stats.settle.since(time.Now())
 	// What is confirmed is deleted even when the lease is lost meanwhile: it is
 	// true of these rows whoever relays now.
 	err := s.store.settle(context.WithoutCancel(ctx), what)
@@ -139,6 +143,7 @@ func (s *session) count(what settlement) {
 		s.stats.lastConfirmed.Store(time.Now().UnixNano())
 		s.resumed()
 	}
+	s.stats.returned.Add(int64(what.returned))
 	s.stats.refused.Add(int64(len(what.failed)))
 	s.stats.dead.Add(int64(len(what.dead)))
 	for _, f := range what.dead {
@@ -155,7 +160,9 @@ func (s *session) count(what settlement) {
 func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 	s.idleSince, s.sweptAt = time.Now(), time.Now()
 	for ctx.Err() == nil {
+		began := time.Now()
 		rows, err := s.next(ctx)
+		s.stats.read.since(began)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // the end was asked for; the cause is known there
@@ -304,32 +311,4 @@ func earliest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// Stats is what a relay has done since it was made.
-type Stats struct {
-	Published int64 // confirmed by the broker and deleted
-	Dropped   int64 // confirmed, but no queue was bound to the topic
-	Refused   int64 // tries that the broker refused
-	Dead      int64 // messages moved to outbox_dead
-	// LastConfirmed is when the broker last confirmed a message; zero for never.
-	LastConfirmed time.Time
-	// Term is the number of this relay's term while it holds the lease, else 0.
-	Term int64
-}
-
-type stats struct {
-	published, dropped, refused, dead, lastConfirmed, term atomic.Int64
-}
-
-// Stats returns the counts so far. It may be called at any time.
-func (r *Relay) Stats() Stats {
-	s := Stats{
-		Published: r.stats.published.Load(), Dropped: r.stats.dropped.Load(),
-		Refused: r.stats.refused.Load(), Dead: r.stats.dead.Load(), Term: r.stats.term.Load(),
-	}
-	if at := r.stats.lastConfirmed.Load(); at > 0 {
-		s.LastConfirmed = time.Unix(0, at)
-	}
-	return s
 }

@@ -39,11 +39,7 @@ func (p policy) judge(topic string, err error) outcome {
 	if err == nil {
 		return confirmed
 	}
-	var unroutable interface {
-		error
-		Unroutable() bool
-	}
-	if errors.As(err, &unroutable) && unroutable.Unroutable() {
+	if isUnroutable(err) {
 		switch p.unroutable(topic) {
 		case Drop:
 			return dropped
@@ -68,6 +64,14 @@ func (p policy) judge(topic string, err error) outcome {
 	return refused
 }
 
+func isUnroutable(err error) bool {
+	var unroutable interface {
+		error
+		Unroutable() bool
+	}
+	return err != nil && errors.As(err, &unroutable) && unroutable.Unroutable()
+}
+
 // policy is the part of the Config that settling needs.
 type policy struct {
 	maxAttempts       int
@@ -89,6 +93,8 @@ type settlement struct {
 	dead   []failure
 	// dropped counts messages among done that no queue wanted.
 	dropped int
+	// returned counts messages that no queue wanted, whatever becomes of them.
+	returned int
 	// outage is the reason why some messages' fate is unknown.
 	outage error
 }
@@ -122,6 +128,9 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 		attempts := 0
 		if w != nil {
 			attempts = w.attempts
+		}
+		if isUnroutable(err) {
+			s.returned++
 		}
 		switch result := p.judge(r.topic, err); {
 		case result == unknown:

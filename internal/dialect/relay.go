@@ -30,6 +30,10 @@ type RelaySQL struct {
 	// SweepFailures removes failures of rows that are gone.
 	SweepFailures string
 
+	// Look returns how many rows there are, counted up to a million, and the age
+	// of the first in milliseconds, or null.
+	Look string
+
 	// Vacant returns whether shard $1 has no owner.
 	Vacant string
 	// Acquire takes shard $1 for holder $2 for $3 milliseconds if it has no

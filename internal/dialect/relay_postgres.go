@@ -65,6 +65,10 @@ ORDER BY o.id`,
 
 	SweepFailures: `DELETE FROM outbox_failures f WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.id = f.outbox_id)`,
 
+	Look: `
+SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT 1000000) o),
+       (SELECT extract(epoch FROM clock_timestamp() - created_at) * 1000 FROM outbox ORDER BY id LIMIT 1)::bigint`,
+
 	Vacant: `SELECT NOT EXISTS (SELECT FROM outbox_leases WHERE shard = $1 AND expires_at > clock_timestamp())`,
 
 	Acquire: `

@@ -44,6 +44,10 @@ ORDER BY o.id`,
 
 	SweepFailures: `DELETE FROM outbox_failures WHERE outbox_id NOT IN (SELECT id FROM outbox)`,
 
+	Look: `
+SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 1000000)),
+       (SELECT CAST((julianday('now') - julianday(substr(created_at, 1, 23))) * 86400000 AS INTEGER) FROM outbox ORDER BY id LIMIT 1)`,
+
 	Vacant: `
 SELECT NOT EXISTS (
     SELECT 1 FROM outbox_leases

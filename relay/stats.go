@@ -1,0 +1,174 @@
+package relay
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Stats is what a relay has done since it was made, and how it stands.
+type Stats struct {
+	Published int64 // confirmed by the broker and deleted
+	Dropped   int64 // confirmed, but no queue was bound to the topic, and deleted
+	Returned  int64 // times that no queue was bound to a message's topic, whatever the policy
+	Refused   int64 // tries that the broker refused
+	Dead      int64 // messages moved to outbox_dead
+	Pauses    int64 // outages of the broker or the database
+	// LastConfirmed is when the broker last confirmed a message; zero for never.
+	LastConfirmed time.Time
+	// Term is the number of this relay's term while it holds the lease, else 0.
+	Term int64
+	// Leading is when this relay's term began; zero while another relay works.
+	Leading time.Time
+	// BatchSize is the number of messages in the last batch.
+	BatchSize int64
+	// Blocked is how many keys wait for a message that was refused.
+	Blocked int64
+	// Read, Send, Confirm and Settle are how long the steps of a batch took: reading
+	// the outbox, handing to the broker, waiting for its confirmations, deleting.
+	// They run side by side, so their sum is more than the time that passed.
+	Read, Send, Confirm, Settle Timing
+	// Outbox is the last look at the table; see Config.Look.
+	Outbox Outbox
+}
+
+// Timing is how often something was done and how long it took in sum.
+type Timing struct {
+	Count int64
+	Total time.Duration
+}
+
+// Outbox is what a look at the table showed.
+type Outbox struct {
+	// Pending is how many messages are in the outbox, counted up to a million.
+	Pending int64
+	// Oldest is the age of the one that was put in first, by the database's clock;
+	// 0 when there is none.
+	Oldest time.Duration
+	// At is when the relay looked; zero for never.
+	At time.Time
+	// Since is when the outbox was first seen not empty after it had last been
+	// empty; zero while it is empty.
+	Since time.Time
+}
+
+type stats struct {
+	published, dropped, returned, refused, dead, pauses, lastConfirmed, term, leading, batch atomic.Int64
+
+	read, send, confirm, settle timing
+
+	ledger atomic.Pointer[ledger]
+
+	mu     sync.Mutex
+	outbox Outbox
+}
+
+type timing struct{ count, total atomic.Int64 }
+
+func (t *timing) since(began time.Time) {
+	t.count.Add(1)
+	t.total.Add(int64(time.Since(began)))
+}
+
+func (t *timing) snapshot() Timing {
+	return Timing{Count: t.count.Load(), Total: time.Duration(t.total.Load())}
+}
+
+// Stats returns the counts so far. It may be called at any time and never blocks
+// on the database.
+func (r *Relay) Stats() Stats {
+	st := &r.stats
+	s := Stats{
+		Published: st.published.Load(), Dropped: st.dropped.Load(), Returned: st.returned.Load(),
+		Refused: st.refused.Load(), Dead: st.dead.Load(), Pauses: st.pauses.Load(),
+		Term: st.term.Load(), BatchSize: st.batch.Load(),
+		Read: st.read.snapshot(), Send: st.send.snapshot(), Confirm: st.confirm.snapshot(), Settle: st.settle.snapshot(),
+	}
+	if at := st.lastConfirmed.Load(); at > 0 {
+		s.LastConfirmed = time.Unix(0, at)
+	}
+	if at := st.leading.Load(); at > 0 {
+		s.Leading = time.Unix(0, at)
+	}
+	if l := st.ledger.Load(); l != nil {
+		s.Blocked = int64(l.blockedKeys())
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	s.Outbox = st.outbox
+	return s
+}
+
+// Stalled reports why the relay is not healthy: the outbox could not be looked at
+// for longer than limit, or messages were in it for that long and none was
+// confirmed while this relay held the lease. It returns nil for a relay that
+// makes progress, has nothing to do or stands by, and needs Config.Look.
+func (s Stats) Stalled(now time.Time, limit time.Duration) error {
+	switch o := s.Outbox; {
+	case o.At.IsZero():
+		return nil // it has just begun
+	case now.Sub(o.At) > limit:
+		return fmt.Errorf("relay: the outbox could not be looked at for %v", now.Sub(o.At).Round(time.Second))
+	case s.Term == 0 || o.Pending == 0 || o.Since.IsZero():
+		return nil
+	default:
+		moved := o.Since
+		for _, at := range []time.Time{s.Leading, s.LastConfirmed} {
+			if at.After(moved) {
+				moved = at
+			}
+		}
+		if idle := now.Sub(moved); idle > limit {
+			return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending, idle.Round(time.Second))
+		}
+		return nil
+	}
+}
+
+// maxLook is how many times as long as a look took the next one waits, so that
+// counting costs one or two hundredths of a processor at most.
+const maxLook = 50
+
+// watch looks at the table now and then until ctx ends. It works beside the
+// lease, so relays that stand by know the outbox too.
+func (r *Relay) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		began := time.Now()
+		if pending, oldest, err := r.store.look(ctx); err == nil {
+			r.stats.looked(pending, oldest, time.Now())
+		} else if ctx.Err() == nil {
+			r.log.Debug("look at the outbox", keyError, err)
+		}
+		wait(ctx, max(r.look, maxLook*time.Since(began)))
+	}
+}
+
+func (st *stats) looked(pending int64, oldest time.Duration, at time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	since := st.outbox.Since
+	switch {
+	case pending == 0:
+		since = time.Time{}
+	case since.IsZero():
+		since = at
+	}
+	st.outbox = Outbox{Pending: pending, Oldest: oldest, At: at, Since: since}
+}
+
+func (s *store) look(ctx context.Context) (pending int64, oldest time.Duration, err error) {
+	type seen struct{ pending, oldest int64 }
+	o, err := bounded(ctx, callTimeout, func(ctx context.Context) (o seen, err error) {
+		var age sql.NullInt64
+		err = s.db.QueryRowContext(ctx, s.sql.Look).Scan(&o.pending, &age)
+		o.oldest = age.Int64
+		return o, err
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("look at the outbox: %w", err)
+	}
+	return o.pending, time.Duration(max(o.oldest, 0)) * time.Millisecond, nil
+}

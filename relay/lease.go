@@ -42,7 +42,7 @@ func holderName() string {
 // that somebody has.
 func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (*lease, error) {
 	vacant, err := bounded(ctx, callTimeout, func(ctx context.Context) (vacant bool, err error) {
-		err = s.db.QueryRowContext(ctx, s.sql.Vacant, shard).Scan(&vacant)
+		err = s.query(s.db).QueryRowContext(ctx, s.sql.Vacant, shard).Scan(&vacant)
 		return vacant, err
 	})
 	if err != nil {
@@ -52,10 +52,7 @@ func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (
 		return nil, nil //nolint:nilnil // somebody else's lease is neither ours nor an error
 	}
 	l := &lease{store: s, holder: holder, ttl: ttl, until: time.Now().Add(ttl)}
-	l.term, err = bounded(ctx, callTimeout, func(ctx context.Context) (term int64, err error) {
-		err = s.db.QueryRowContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds()).Scan(&term)
-		return term, err
-	})
+	l.term, err = bounded(ctx, callTimeout, func(ctx context.Context) (int64, error) { return s.term(ctx, holder, ttl) })
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, nil //nolint:nilnil // another relay was quicker
@@ -63,6 +60,26 @@ func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (
 		return nil, fmt.Errorf("take the lease: %w", err)
 	}
 	return l, nil
+}
+
+// term takes the lease and returns its new term, or sql.ErrNoRows.
+func (s *store) term(ctx context.Context, holder string, ttl time.Duration) (term int64, err error) {
+	q := s.query(s.db)
+	if s.sql.Found == "" {
+		err = q.QueryRowContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds()).Scan(&term)
+		return term, err
+	}
+	if _, err := q.ExecContext(ctx, s.sql.Found, shard); err != nil {
+		return 0, err
+	}
+	result, err := q.ExecContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds())
+	if err != nil {
+		return 0, err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return 0, errors.Join(err, sql.ErrNoRows)
+	}
+	return result.LastInsertId()
 }
 
 // keep renews the lease until ctx ends, and calls lost when that was not
@@ -94,7 +111,7 @@ func (l *lease) renew(ctx context.Context, every time.Duration, position int64) 
 	// The call must be over, one way or the other, while the lease still holds.
 	asked := time.Now()
 	result, err := bounded(ctx, time.Until(l.until)-every/2, func(ctx context.Context) (sql.Result, error) {
-		return l.db.ExecContext(ctx, l.sql.Renew, shard, l.holder, l.term, l.ttl.Milliseconds(), position)
+		return l.query(l.db).ExecContext(ctx, l.sql.Renew, shard, l.holder, l.term, l.ttl.Milliseconds(), position)
 	})
 	if err != nil {
 		return fmt.Errorf("renew the lease: %w", err)
@@ -109,7 +126,7 @@ func (l *lease) renew(ctx context.Context, every time.Duration, position int64) 
 // release gives the lease up, so that another relay need not wait for its end.
 func (l *lease) release(ctx context.Context) error {
 	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
-		return l.db.ExecContext(ctx, l.sql.Release, shard, l.holder, l.term)
+		return l.query(l.db).ExecContext(ctx, l.sql.Release, shard, l.holder, l.term)
 	})
 	if err != nil {
 		return fmt.Errorf("release the lease: %w", err)
@@ -121,7 +138,7 @@ func (l *lease) release(ctx context.Context) error {
 func (l *lease) asleep(ctx context.Context, asleep bool) error {
 	l.noted = asleep
 	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
-		return l.db.ExecContext(ctx, l.sql.Asleep, shard, l.holder, l.term, asleep)
+		return l.query(l.db).ExecContext(ctx, l.sql.Asleep, shard, l.holder, l.term, asleep)
 	})
 	if err != nil {
 		return fmt.Errorf("note being asleep: %w", err)

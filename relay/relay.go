@@ -50,6 +50,7 @@ type Dialect = dialect.Name
 // The databases an outbox can be in.
 const (
 	Postgres = dialect.Postgres
+	MySQL    = dialect.MySQL
 	SQLite   = dialect.SQLite
 )
 

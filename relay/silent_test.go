@@ -131,7 +131,12 @@ func TestManyBlockedKeysDelayNobody(t *testing.T) {
 		insert := `WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
 			INSERT INTO outbox (topic, key, payload) SELECT 'account', '%s' || (i %% %d), 'bad' FROM n`
 		for _, backlog := range []string{fmt.Sprintf(insert, 1000, "key", 1000), fmt.Sprintf(insert, 10000, "same", 1)} {
-			if m.dialect == relay.Postgres {
+			switch m.dialect {
+			case relay.MySQL:
+				backlog = strings.NewReplacer("(topic, key,", "(topic, `key`,", "'key' || (i % 1000)", "CONCAT('key', i % 1000)", "'same' || (i % 1)", "'same0'",
+					"WITH RECURSIVE n (i) AS", "SET max_recursive_iterations = 20000; INSERT INTO outbox (topic, `key`, payload) WITH RECURSIVE n (i) AS",
+					"INSERT INTO outbox (topic, key, payload) SELECT", "SELECT").Replace(backlog)
+			case relay.Postgres:
 				backlog = strings.Replace(backlog, "'bad'", "'bad'::bytea", 1)
 			}
 			if _, err := m.ExecContext(t.Context(), backlog); err != nil {
@@ -158,8 +163,8 @@ func TestDyingTwice(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		m.put(t, "a1", "b1")
-		if _, err := m.ExecContext(t.Context(), `INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
-			SELECT id, topic, key, payload, metadata, created_at, 'before', 1 FROM outbox WHERE key = 'a'`); err != nil {
+		if _, err := m.ExecContext(t.Context(), columns(`INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+			SELECT id, topic, key, payload, metadata, created_at, 'before', 1 FROM outbox WHERE key = 'a'`, m.dialect)); err != nil {
 			t.Fatal(err)
 		}
 		pub := &recorder{fate: func(p string) error {

@@ -58,14 +58,29 @@ type store struct {
 	sql     dialect.RelaySQL
 }
 
+// query is the database, or what else the statements are to be run on, as the
+// dialect needs it.
+func (s *store) query(on dialect.Querier) dialect.Querier { return s.dialect.Over(on) }
+
 func newStore(db *sql.DB, d dialect.Name) *store { return &store{db: db, dialect: d, sql: d.Relay()} }
 
 // fetcher is a connection with the statements that read the outbox.
 type fetcher struct {
 	*store
-	conn    *sql.Conn
+	conn *sql.Conn
+	// forward is the prepared fetch; nil where its text changes.
 	forward *sql.Stmt
+	known   visibility
 }
+
+// visibility says whether a fetcher may see other transactions.
+type visibility int
+
+const (
+	untried visibility = iota
+	visible
+	invisible
+)
 
 func (s *store) fetcher(ctx context.Context) (*fetcher, error) {
 	return bounded(ctx, callTimeout, s.openFetcher)
@@ -75,6 +90,9 @@ func (s *store) openFetcher(ctx context.Context) (*fetcher, error) {
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
+	}
+	if s.sql.Fetch == "" {
+		return &fetcher{store: s, conn: conn}, nil
 	}
 	forward, err := conn.PrepareContext(ctx, s.sql.Fetch)
 	if err != nil {
@@ -87,21 +105,29 @@ func (s *store) openFetcher(ctx context.Context) (*fetcher, error) {
 // close does not wait for a connection that has gone silent.
 func (f *fetcher) close() {
 	_, _ = bounded(context.Background(), callTimeout, func(context.Context) (struct{}, error) {
-		return struct{}{}, errors.Join(f.forward.Close(), f.conn.Close())
+		var err error
+		if f.forward != nil {
+			err = f.forward.Close()
+		}
+		return struct{}{}, errors.Join(err, f.conn.Close())
 	})
 }
 
 // after reads the rows that have appeared in gaps and those behind a position.
 func (f *fetcher) after(ctx context.Context, position int64, ranges []gap, rows int, bytes int64) ([]row, error) {
-	args := []any{position, rows, bytes}
-	if f.hasGaps() {
-		lows, highs := make([]int64, len(ranges)), make([]int64, len(ranges))
-		for i, g := range ranges {
-			lows[i], highs[i] = g.low, g.high
-		}
-		args = append(args, f.dialect.IDs(lows), f.dialect.IDs(highs))
+	lows, highs := make([]int64, len(ranges)), make([]int64, len(ranges))
+	for i, g := range ranges {
+		lows[i], highs[i] = g.low, g.high
 	}
 	return bounded(ctx, callTimeout, func(ctx context.Context) ([]row, error) {
+		if f.forward == nil {
+			result, err := f.conn.QueryContext(ctx, dialect.MySQLFetch(position, rows, bytes, lows, highs))
+			return scanRows(result, err, rows, "fetch")
+		}
+		args := []any{position, rows, bytes}
+		if f.hasGaps() {
+			args = append(args, f.dialect.IDs(lows), f.dialect.IDs(highs))
+		}
 		result, err := f.forward.QueryContext(ctx, args...)
 		return scanRows(result, err, rows, "fetch")
 	})
@@ -113,7 +139,7 @@ func (s *store) hasGaps() bool { return s.sql.Horizon != "" }
 // byID reads the rows of ids, which are tried again.
 func (f *fetcher) byID(ctx context.Context, ids []int64, bytes int64) ([]row, error) {
 	rows, err := bounded(ctx, callTimeout, func(ctx context.Context) ([]row, error) {
-		result, err := f.conn.QueryContext(ctx, f.sql.FetchIDs, f.dialect.IDs(ids), bytes)
+		result, err := f.query(f.conn).QueryContext(ctx, f.sql.FetchIDs, f.dialect.IDs(ids), bytes)
 		return scanRows(result, err, len(ids), "fetch again")
 	})
 	for i := range rows {
@@ -122,12 +148,23 @@ func (f *fetcher) byID(ctx context.Context, ids []int64, bytes int64) ([]row, er
 	return rows, err
 }
 
-// horizon returns the lowest transaction id still running and the next one.
+// horizon returns the lowest transaction id still running and the next one, or
+// two times where transactions cannot be seen. It does not go from one to the
+// other: gaps that have noted the one cannot be held against the other.
 func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, err error) {
-	bounds, err := bounded(ctx, callTimeout, func(ctx context.Context) (b [2]string, err error) {
-		err = f.conn.QueryRowContext(ctx, f.sql.Horizon).Scan(&b[0], &b[1])
-		return b, err
-	})
+	bounds := [2]string{}
+	if f.known != invisible {
+		bounds, err = f.readHorizon(ctx, f.sql.Horizon)
+	}
+	switch {
+	case f.known == untried && err == nil:
+		f.known = visible
+	case f.known == untried && f.sql.HorizonByAge != "" && dialect.IsDenied(err):
+		f.known, err = invisible, nil
+	}
+	if f.known == invisible {
+		bounds, err = f.readHorizon(ctx, f.sql.HorizonByAge)
+	}
 	if err == nil {
 		xmin, err = strconv.ParseUint(bounds[0], 10, 64)
 	}
@@ -138,6 +175,13 @@ func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, err error) {
 		return 0, 0, fmt.Errorf("read the snapshot: %w", err)
 	}
 	return xmin, xmax, nil
+}
+
+func (f *fetcher) readHorizon(ctx context.Context, query string) ([2]string, error) {
+	return bounded(ctx, callTimeout, func(ctx context.Context) (b [2]string, err error) {
+		err = f.conn.QueryRowContext(ctx, query).Scan(&b[0], &b[1])
+		return b, err
+	})
 }
 
 func scanRows(result *sql.Rows, err error, capacity int, what string) ([]row, error) {
@@ -171,10 +215,10 @@ func (s *store) failing(ctx context.Context, l *ledger) error {
 }
 
 func (s *store) readFailing(ctx context.Context, l *ledger) error {
-	if _, err := s.db.ExecContext(ctx, s.sql.SweepFailures); err != nil {
+	if _, err := s.query(s.db).ExecContext(ctx, s.sql.SweepFailures); err != nil {
 		return fmt.Errorf("sweep failures: %w", err)
 	}
-	rows, err := s.db.QueryContext(ctx, s.sql.Failing)
+	rows, err := s.query(s.db).QueryContext(ctx, s.sql.Failing)
 	if err != nil {
 		return fmt.Errorf("read failures: %w", err)
 	}
@@ -206,7 +250,7 @@ func (s *store) settleNow(ctx context.Context, what settlement) error {
 		if len(what.done) == 0 {
 			return nil
 		}
-		if _, err := s.db.ExecContext(ctx, s.sql.Delete, s.dialect.IDs(what.done)); err != nil {
+		if _, err := s.query(s.db).ExecContext(ctx, s.sql.Delete, s.dialect.IDs(what.done)); err != nil {
 			return fmt.Errorf("delete confirmed rows: %w", err)
 		}
 		return nil
@@ -227,7 +271,7 @@ func (s *store) settleNow(ctx context.Context, what settlement) error {
 
 func (s *store) settleIn(ctx context.Context, tx *sql.Tx, what settlement) error {
 	exec := func(query string, args ...any) error {
-		_, err := tx.ExecContext(ctx, query, args...)
+		_, err := s.query(tx).ExecContext(ctx, query, args...)
 		return err
 	}
 	done, mended := what.done, what.mended

@@ -200,3 +200,7 @@ func IsConnection(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
 }
+
+// IsDenied reports whether err says that MySQL's account lacks a privilege of the
+// whole server.
+func IsDenied(err error) bool { return mysqlNumber(err) == 1227 } // ER_SPECIFIC_ACCESS_DENIED_ERROR

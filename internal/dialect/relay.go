@@ -1,12 +1,12 @@
 package dialect
 
-// RelaySQL is the read side's statements. Their parameters and results are the
+// RelaySQL is the read side's statements, to be run through [Name.Over]. Their parameters and results are the
 // same for every database.
 type RelaySQL struct {
 	// Fetch reads rows in id order: those after id $1 and, where ids do not commit
 	// in order, those in the ranges from $4[i] to $5[i] below it. At most $2 rows,
 	// and no further once their payloads passed $3 bytes.
-	// Results: id, topic, key, payload, metadata.
+	// Results: id, topic, key, payload, metadata. Empty on MySQL, see [MySQLFetch].
 	Fetch string
 	// FetchIDs reads the rows of a list of ids ($1) in id order, bounded in bytes ($2).
 	FetchIDs string
@@ -14,6 +14,10 @@ type RelaySQL struct {
 	// to be given out. It is empty where ids commit in order, and Fetch then has
 	// no $4 and $5.
 	Horizon string
+	// HorizonByAge stands in for Horizon where the account may not see other
+	// transactions: it returns a time by which those that may own a gap have ended,
+	// as far as can be told, and the present time.
+	HorizonByAge string
 
 	// Delete removes a list of ids ($1).
 	Delete string
@@ -36,8 +40,11 @@ type RelaySQL struct {
 
 	// Vacant returns whether shard $1 has no owner.
 	Vacant string
+	// Found makes the row of shard $1 if there is none, where Acquire does not.
+	Found string
 	// Acquire takes shard $1 for holder $2 for $3 milliseconds if it has no
-	// owner, and returns the term.
+	// owner, and returns the term. Where there is a Found, the term is the
+	// inserted id that the driver reports, and no row affected means an owner.
 	Acquire string
 	// Renew keeps shard $1, held by $2 in term $3, for $4 milliseconds and notes position $5.
 	Renew string
@@ -49,7 +56,10 @@ type RelaySQL struct {
 
 // Relay returns the read side's statements.
 func (n Name) Relay() RelaySQL {
-	if n == SQLite {
+	switch n {
+	case MySQL:
+		return mysqlRelay
+	case SQLite:
 		return sqliteRelay
 	}
 	return postgresRelay

@@ -1,0 +1,137 @@
+package dialect
+
+import (
+	"strconv"
+	"strings"
+)
+
+// MySQL's statements of the read side. Payloads are looked up once it is known
+// which are wanted: a sort or a window over them would go to disk. Texts are read
+// as bytes, so that the session's character set does not change them. A list of
+// ids leads (STRAIGHT_JOIN) to single rows of the primary key: a scan would wait
+// for other transactions' rows where it locks.
+var mysqlRelay = RelaySQL{
+	FetchIDs: `
+SELECT` + mysqlRow + `
+FROM (
+    SELECT id
+    FROM (
+        SELECT id, SUM(size) OVER (ORDER BY id) - size AS size_before
+        FROM (
+            SELECT o.id, LENGTH(o.payload) AS size
+            FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox o FORCE INDEX (PRIMARY) ON o.id = j.id
+            ORDER BY o.id LIMIT 1000000000
+        ) f
+    ) s
+    WHERE size_before < ?2
+) w
+STRAIGHT_JOIN outbox o FORCE INDEX (PRIMARY) ON o.id = w.id
+ORDER BY w.id`,
+
+	// Transactions that have written have an id below 2^48, the others none or a
+	// made-up one. Every transaction that owns a gap has written by the time this
+	// is asked. When none is running the lowest is beyond all.
+	Horizon: `
+SELECT CAST(COALESCE(MIN(trx_id), 281474976710656) AS CHAR), CAST(COALESCE(MAX(trx_id), 0) + 1 AS CHAR)
+FROM information_schema.innodb_trx
+WHERE trx_id > 0 AND trx_id < 281474976710656`,
+
+	HorizonByAge: `
+SELECT CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) - 600000000 AS CHAR),
+       CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS CHAR)`,
+
+	Delete: `DELETE o FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox o FORCE INDEX (PRIMARY) ON o.id = j.id`,
+
+	Bury: `
+REPLACE INTO outbox_dead (id, topic, ` + "`key`" + `, payload, metadata, created_at, error, attempts)
+SELECT id, topic, ` + "`key`" + `, payload, metadata, created_at, ?2, ?3 FROM outbox WHERE id = ?1`,
+
+	Fail: `
+INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
+VALUES (?1, ?2, ?3, UTC_TIMESTAMP(6) + INTERVAL ?4 * 1000 MICROSECOND)
+ON DUPLICATE KEY UPDATE attempts = VALUES(attempts), last_error = VALUES(last_error), retry_at = VALUES(retry_at)`,
+
+	Mend: `DELETE f FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_failures f FORCE INDEX (PRIMARY) ON f.outbox_id = j.id`,
+
+	Failing: `
+SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), f.attempts,
+       CAST(GREATEST(0, TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), f.retry_at) DIV 1000) AS SIGNED)
+FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+ORDER BY o.id`,
+
+	SweepFailures: `DELETE f FROM outbox_failures f LEFT JOIN outbox o ON o.id = f.outbox_id WHERE o.id IS NULL`,
+
+	Vacant: `SELECT NOT EXISTS (SELECT 1 FROM outbox_leases WHERE shard = ?1 AND expires_at > UTC_TIMESTAMP(6))`,
+
+	Found: `INSERT IGNORE INTO outbox_leases (shard, holder, term, expires_at) VALUES (?1, '', 0, '1970-01-01')`,
+
+	Acquire: `
+UPDATE outbox_leases
+SET holder = ?2, term = LAST_INSERT_ID(term + 1), expires_at = UTC_TIMESTAMP(6) + INTERVAL ?3 * 1000 MICROSECOND,
+    seen_at = UTC_TIMESTAMP(6), asleep = false
+WHERE shard = ?1 AND expires_at <= UTC_TIMESTAMP(6)`,
+
+	// The time makes sure that a row which is found is also changed, and so counted.
+	Renew: `
+UPDATE outbox_leases
+SET expires_at = UTC_TIMESTAMP(6) + INTERVAL ?4 * 1000 MICROSECOND, position = ?5, seen_at = UTC_TIMESTAMP(6)
+WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+
+	Release: `
+UPDATE outbox_leases SET expires_at = UTC_TIMESTAMP(6), asleep = false
+WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+
+	Asleep: `UPDATE outbox_leases SET asleep = ?4 WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+}
+
+const (
+	mysqlRow = ` o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), o.payload, CAST(CONVERT(o.metadata USING utf8mb4) AS BINARY)`
+	mysqlIDs = `JSON_TABLE(?1, '$[*]' COLUMNS (id bigint PATH '$')) j`
+)
+
+// rangesAtOnce is how many ranges stand in one WHERE: the optimizer gives up on
+// ranges, and reads the whole table, when there are thousands.
+const rangesAtOnce = 500
+
+// MySQLFetch returns the statement for [RelaySQL.Fetch]. The ranges stand in its
+// text: only constants make an index scan of each. It is one statement and so one
+// snapshot, whatever the isolation level (but for READ UNCOMMITTED).
+func MySQLFetch(position int64, rows int, bytes int64, lows, highs []int64) string {
+	var b strings.Builder
+	limit := " ORDER BY id LIMIT " + itoa(rows) + ")"
+	b.WriteString(`
+SELECT` + mysqlRow + `
+FROM (
+    SELECT id
+    FROM (
+        SELECT id, SUM(size) OVER (ORDER BY id) - size AS size_before
+        FROM (`)
+	for i := range lows {
+		if i%rangesAtOnce == 0 {
+			if i > 0 {
+				b.WriteString(limit + " UNION ALL")
+			}
+			b.WriteString("\n            " + mysqlSizes)
+		} else {
+			b.WriteString(" OR ")
+		}
+		b.WriteString("id BETWEEN " + strconv.FormatInt(lows[i], 10) + " AND " + strconv.FormatInt(highs[i], 10))
+	}
+	if len(lows) > 0 {
+		b.WriteString(limit + " UNION ALL")
+	}
+	b.WriteString("\n            " + mysqlSizes + "id > " + strconv.FormatInt(position, 10) + limit)
+	if len(lows) > 0 {
+		b.WriteString("\n            ORDER BY id LIMIT " + itoa(rows))
+	}
+	b.WriteString(`
+        ) f
+    ) s
+    WHERE size_before < ` + strconv.FormatInt(bytes, 10) + `
+) w
+STRAIGHT_JOIN outbox o FORCE INDEX (PRIMARY) ON o.id = w.id
+ORDER BY w.id`)
+	return b.String()
+}
+
+const mysqlSizes = "(SELECT id, LENGTH(payload) AS size FROM outbox FORCE INDEX (PRIMARY) WHERE "

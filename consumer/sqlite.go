@@ -58,22 +58,25 @@ func (s *sqlite) apply(ctx context.Context, batch []*incoming, _ any) (result, e
 // leaves no trace in SQLite, so the rest of the batch is not touched by it.
 func (s *sqlite) together(ctx context.Context, batch []*incoming) (result, error) {
 	var r result
-	err := s.transact(ctx, func(tx *sql.Tx) error {
-		for _, in := range batch {
-			v, err := s.one(ctx, tx, in)
-			switch {
-			case err == nil:
-				r.count(v)
-			case isData(err):
-				r.isolated = true
-				r.fail(in, err)
-			default:
-				return err
-			}
-		}
-		return nil
-	})
+	err := s.transact(ctx, func(tx *sql.Tx) error { return s.each(ctx, tx, batch, &r) })
 	return r, err
+}
+
+// each applies the messages of a batch in a transaction.
+func (s *sqlite) each(ctx context.Context, tx *sql.Tx, batch []*incoming, r *result) error {
+	for _, in := range batch {
+		v, err := s.one(ctx, tx, in)
+		switch {
+		case err == nil:
+			r.count(v)
+		case isData(err):
+			r.isolated = true
+			r.fail(in, err)
+		default:
+			return err
+		}
+	}
+	return nil
 }
 
 // alone applies each message in a transaction of its own: for constraints that

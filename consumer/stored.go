@@ -1,0 +1,208 @@
+package consumer
+
+import (
+	"context"
+	"database/sql"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// Stored is a row of a replica table.
+type Stored struct {
+	// Key is the key's text, and PK the key as JSON: a number or a string.
+	Key string
+	PK  json.RawMessage
+	// Revision is the row's.
+	Revision int64
+	// Data has the mapped columns under the names of their wire fields, in the
+	// forms of the wire as far as this database can tell them. Only
+	// [Reader.FindRows] fills it in.
+	Data json.RawMessage
+}
+
+// Reader reads the table that follows an entity. It may be used from several
+// goroutines.
+type Reader struct {
+	c   *Consumer
+	to  *replica
+	sql dialect.ReplicaScan
+}
+
+// Reader checks the entity's table and returns a reader of it.
+func (c *Consumer) Reader(ctx context.Context, cqrsID string) (*Reader, error) {
+	replicas, faults, err := c.load(ctx)
+	if err := errors.Join(faults, err); err != nil {
+		return nil, err
+	}
+	to := replicas[cqrsID]
+	if to == nil {
+		return nil, fmt.Errorf("%w %q: declare the table that follows it", ErrUnknownEntity, cqrsID)
+	}
+	return &Reader{c: c, to: to, sql: c.dialect.ReplicaScan(to.Table, to.Key, to.Columns, to.wire[slotColumn:])}, nil
+}
+
+// readPage is how many rows one statement reads.
+const readPage = 5000
+
+// Count returns how many rows the table has.
+func (r *Reader) Count(ctx context.Context) (n int64, err error) {
+	if err := r.c.db.QueryRowContext(ctx, r.sql.Count).Scan(&n); err != nil {
+		return 0, fmt.Errorf("consumer: count %s: %w", r.to.Table, err)
+	}
+	return n, nil
+}
+
+// All reads the rows in key order, page by page. After an error nothing follows.
+func (r *Reader) All(ctx context.Context) iter.Seq2[Stored, error] {
+	return func(yield func(Stored, error) bool) {
+		query, args := r.sql.First, []any{readPage}
+		for {
+			page, err := r.query(ctx, query, args...)
+			if err != nil {
+				yield(Stored{}, err)
+				return
+			}
+			for _, one := range page {
+				if !yield(one, nil) {
+					return
+				}
+			}
+			if len(page) < readPage {
+				return
+			}
+			query, args = r.sql.Next, []any{readPage, page[len(page)-1].Key}
+		}
+	}
+}
+
+// Find returns the rows of the keys, given as JSON, that are there, by the
+// [Reader.Key] of the keys.
+func (r *Reader) Find(ctx context.Context, keys []json.RawMessage) (map[string]Stored, error) {
+	return r.find(ctx, r.sql.Find, keys)
+}
+
+// FindRows is [Reader.Find] with the rows' data.
+func (r *Reader) FindRows(ctx context.Context, keys []json.RawMessage) (map[string]Stored, error) {
+	return r.find(ctx, r.sql.FindRows, keys)
+}
+
+func (r *Reader) find(ctx context.Context, query string, keys []json.RawMessage) (map[string]Stored, error) {
+	texts := make([]string, len(keys))
+	for i, key := range keys {
+		texts[i] = r.Key(key)
+	}
+	found, err := r.query(ctx, query, r.c.dialect.Texts(texts))
+	if err != nil {
+		return nil, err
+	}
+	stored := make(map[string]Stored, len(found))
+	for _, one := range found {
+		stored[r.Key(one.PK)] = one
+	}
+	return stored, nil
+}
+
+// Key returns one text for all spellings of a key as JSON.
+func (r *Reader) Key(key json.RawMessage) string { return canonicalKey(&r.to.Key, key) }
+
+func (r *Reader) query(ctx context.Context, query string, args ...any) ([]Stored, error) {
+	rows, err := r.c.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("consumer: read %s: %w", r.to.Table, err)
+	}
+	defer func() { _ = rows.Close() }()
+	names, err := rows.Columns()
+	if err != nil {
+		return nil, fmt.Errorf("consumer: read %s: %w", r.to.Table, err)
+	}
+	page := make([]Stored, 0, 64)
+	for rows.Next() {
+		one, err := r.scan(rows, len(names))
+		if err != nil {
+			return nil, fmt.Errorf("consumer: read %s: %w", r.to.Table, err)
+		}
+		page = append(page, one)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("consumer: read %s: %w", r.to.Table, err)
+	}
+	return page, nil
+}
+
+// scan reads a row of key, key as JSON, revision, and perhaps data: one JSON
+// object, or the columns where the database cannot make one.
+func (r *Reader) scan(rows *sql.Rows, columns int) (Stored, error) {
+	var one Stored
+	values := make([]any, columns-2)
+	targets := []any{&one.Key, &values[0], &one.Revision}
+	for i := range values[1:] {
+		targets = append(targets, &values[i+1])
+	}
+	if err := rows.Scan(targets...); err != nil {
+		return one, err
+	}
+	if r.c.dialect == dialect.SQLite {
+		one.PK = appendStored(nil, values[0])
+		one.Data = r.data(one.PK, values[1:])
+		return one, nil
+	}
+	one.PK = asJSON(values[0])
+	if len(values) > 1 {
+		one.Data = asJSON(values[1])
+	}
+	return one, nil
+}
+
+func asJSON(value any) json.RawMessage {
+	switch v := value.(type) {
+	case string:
+		return json.RawMessage(v)
+	case []byte:
+		return v
+	}
+	return nil
+}
+
+// data makes a JSON object of columns.
+func (r *Reader) data(key []byte, values []any) json.RawMessage {
+	if len(values) == 0 {
+		return nil
+	}
+	b := append(append(event.AppendString([]byte{'{'}, r.to.wire[slotKey]), ':'), key...)
+	for i, value := range values {
+		b = append(event.AppendString(append(b, ','), r.to.wire[slotColumn+i]), ':')
+		b = appendStored(b, value)
+	}
+	return append(b, '}')
+}
+
+// appendStored appends what SQLite has stored as JSON.
+func appendStored(b []byte, value any) []byte {
+	switch v := value.(type) {
+	case int64:
+		return strconv.AppendInt(b, v, 10)
+	case bool:
+		return strconv.AppendBool(b, v)
+	case float64:
+		if math.IsInf(v, 0) || math.IsNaN(v) {
+			return append(b, "null"...)
+		}
+		return strconv.AppendFloat(b, v, 'g', -1, 64)
+	case string:
+		return event.AppendString(b, v)
+	case []byte:
+		return event.AppendString(b, base64.StdEncoding.EncodeToString(v))
+	case time.Time:
+		return event.AppendString(b, event.FormatTime(v))
+	}
+	return append(b, "null"...)
+}

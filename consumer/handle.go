@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
 // Kind says what an event means to a replica.
@@ -222,7 +223,9 @@ func (in *incoming) readHandled() error {
 	if event.IsNull(raw) {
 		return in.fault(nil, nil, fmt.Errorf("the key (%s) is missing", orElse(name, "instance_pk")))
 	}
-	in.key = handledKey(raw)
+	if in.key = handledKey(raw); len(in.key) > dialect.MaxInboxKey {
+		return in.fault(nil, nil, fmt.Errorf("the key has %d bytes, at most %d are possible", len(in.key), dialect.MaxInboxKey))
+	}
 	version, err := in.ev.Version()
 	if err != nil {
 		return in.fault(nil, nil, err)

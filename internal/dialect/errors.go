@@ -189,7 +189,10 @@ func IsAway(err error) bool {
 		}
 		return false
 	}
-	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+	if n := mysqlNumber(err); n != 0 {
+		return isMySQLAway(n)
+	}
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, mysql.ErrInvalidConn)
 }
 
 // IsConnection reports whether err is one that a lost connection leaves behind.
@@ -198,7 +201,7 @@ func IsAway(err error) bool {
 func IsConnection(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, mysql.ErrInvalidConn)
 }
 
 // IsDenied reports whether err says that MySQL's account lacks a privilege of the

@@ -23,7 +23,10 @@ type Inbox struct {
 
 // Inbox returns the dialect's statements.
 func (n Name) Inbox() Inbox {
-	if n == SQLite {
+	switch n {
+	case MySQL:
+		return Inbox{mysqlInboxStored, mysqlInboxInsert, mysqlInboxUpdate}
+	case SQLite:
 		return Inbox{sqliteInboxStored, sqliteInboxInsert, sqliteInboxUpdate}
 	}
 	return Inbox{postgresInboxStored, postgresInboxInsert, postgresInboxUpdate}
@@ -66,13 +69,38 @@ SET revision = ?, updated = ?, deleted_at = CASE WHEN ? THEN strftime('%Y-%m-%d 
 WHERE queue = ? AND entity = ? AND key = ?`
 )
 
+// MySQL's IGNORE would also cut what is too long; MaxInboxKey prevents that. The
+// time is read as text because a driver may take it for one of another zone.
+const (
+	mysqlInboxStored = `
+SELECT revision, CAST(updated AS CHAR), deleted_at IS NOT NULL
+FROM replica_inbox
+WHERE queue = ? AND entity = ? AND ` + "`key`" + ` = ?
+FOR UPDATE`
+
+	mysqlInboxInsert = `
+INSERT IGNORE INTO replica_inbox (revision, updated, deleted_at, queue, entity, ` + "`key`" + `)
+VALUES (?, ?, CASE WHEN ? THEN utc_timestamp(6) END, ?, ?, ?)`
+
+	mysqlInboxUpdate = `
+UPDATE replica_inbox
+SET revision = ?, updated = ?, deleted_at = CASE WHEN ? THEN utc_timestamp(6) END
+WHERE queue = ? AND entity = ? AND ` + "`key`" + ` = ?`
+)
+
+// MaxInboxKey is the longest key, in bytes, that every database's index takes.
+const MaxInboxKey = 2500
+
 // PostgresStatementTimeout sets statement_timeout for the rest of a transaction,
 // in milliseconds. Zero takes it away.
 const PostgresStatementTimeout = `SELECT set_config('statement_timeout', $1, true)`
 
 // Time returns t as the parameter for a column of times.
 func (n Name) Time(t time.Time) any {
-	if n == SQLite {
+	switch n {
+	case MySQL:
+		return t.UTC().Format("2006-01-02 15:04:05.000000")
+	case SQLite:
 		return event.FormatTime(t)
 	}
 	return t

@@ -11,5 +11,18 @@ CREATE TABLE IF NOT EXISTS replica_tombstones (
     PRIMARY KEY (replica, `key`)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
+-- What handlers have seen: the version of the newest event of each key, and
+-- deleted_at where it was a DELETE. Each queue has its own.
+CREATE TABLE IF NOT EXISTS replica_inbox (
+    queue      varbinary(120)  NOT NULL,
+    entity     varbinary(120)  NOT NULL,
+    `key`      varbinary(2800) NOT NULL,
+    revision   bigint          NOT NULL,
+    updated    datetime(6)     NOT NULL,
+    deleted_at datetime(6),
+    PRIMARY KEY (queue, entity, `key`)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+
 -- +goose Down
+DROP TABLE IF EXISTS replica_inbox;
 DROP TABLE IF EXISTS replica_tombstones;

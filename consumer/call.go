@@ -26,8 +26,9 @@ func (e *PanicError) Unwrap() error {
 var errExited = errors.New("consumer: the handler ended its goroutine")
 
 // call runs a handler, contains what it does, and waits until it has returned,
-// also beyond its time. Run's drain is what that waiting is bounded by.
-func (x *inbox) call(ctx context.Context, in *incoming, tx Tx, kind Kind) error {
+// also beyond its time. Only the end of run, which is Run's with its drain, ends
+// that waiting.
+func (x *inbox) call(run, ctx context.Context, in *incoming, tx Tx, kind Kind) error {
 	done := make(chan error, 1)
 	go func() {
 		err := errExited // unless it returns
@@ -55,7 +56,7 @@ func (x *inbox) call(ctx context.Context, in *incoming, tx Tx, kind Kind) error 
 	select {
 	case err := <-done:
 		return x.judge(ctx, in, err)
-	case <-x.work.Done():
+	case <-run.Done():
 		return fmt.Errorf("consumer: %s: its handler does not return", in)
 	}
 }

@@ -88,7 +88,9 @@ type Consumer struct {
 	running  bool
 	single   *single // of HandleMessage and Apply; nil before the first call
 
-	pauses pauses
+	pauses   pauses
+	outages  outages
+	failures throttle
 }
 
 // entity is something registered under a CQRS ID: a table, or a handler.

@@ -59,7 +59,7 @@ func TestHandlerFollowsTheTable(t *testing.T) {
 	if faults != nil || err != nil {
 		t.Fatal(faults, err)
 	}
-	x := newInbox(&runner{Consumer: r.Consumer, log: r.cfg.Logger, work: t.Context()})
+	x := r.newInbox(r.cfg.Logger)
 	defer func() { _ = x.close() }()
 	have := map[int]state{}
 	for range 600 {

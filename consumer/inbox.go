@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -15,7 +16,8 @@ import (
 // inbox calls handlers and keeps the note of what they have seen. Several
 // goroutines use it at a time.
 type inbox struct {
-	*runner
+	*Consumer
+	log     *slog.Logger
 	options *sql.TxOptions
 	// alone is held by a handler's transaction where only one can write at a time.
 	alone chan struct{}
@@ -26,9 +28,9 @@ type inbox struct {
 
 type inboxStatements struct{ stored, insert, update *sql.Stmt }
 
-func newInbox(r *runner) *inbox {
-	x := &inbox{runner: r, options: &sql.TxOptions{Isolation: sql.LevelReadCommitted}}
-	if r.dialect == dialect.SQLite {
+func (c *Consumer) newInbox(log *slog.Logger) *inbox {
+	x := &inbox{Consumer: c, log: log, options: &sql.TxOptions{Isolation: sql.LevelReadCommitted}}
+	if c.dialect == dialect.SQLite {
 		x.options, x.alone = nil, make(chan struct{}, 1)
 	}
 	return x
@@ -85,7 +87,7 @@ func (x *inbox) apply(ctx context.Context, in *incoming) (verdict, error) {
 	if h.noDB {
 		hctx, cancel := context.WithTimeoutCause(ctx, h.timeout, errLate)
 		defer cancel()
-		err := x.call(hctx, in, Tx{}, kindWithout(in))
+		err := x.call(ctx, hctx, in, Tx{}, kindWithout(in))
 		if err != nil && ctx.Err() != nil {
 			return verdict{}, ctx.Err() // the run is over, that is not the event's fault
 		}
@@ -132,7 +134,7 @@ func (x *inbox) transact(run context.Context, in *incoming) (verdict, error) {
 	hctx, done := context.WithTimeoutCause(ctx, h.timeout, errLate)
 	defer done()
 	defer context.AfterFunc(hctx, cancel)() // a handler that goes on finds its transaction gone
-	if err := x.call(hctx, in, Tx{s}, kindOf(in, have)); err != nil {
+	if err := x.call(run, hctx, in, Tx{s}, kindOf(in, have)); err != nil {
 		return verdict{}, x.undo(run, s, err)
 	}
 	if err := tx.Commit(); err != nil {

@@ -30,19 +30,25 @@ func (o *outages) end(what string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.waiting[what]--
-	return o.waiting[what] == 0
+	if o.waiting[what] > 0 {
+		return false
+	}
+	o.last = nil
+	return true
 }
 
-// lasting returns the newest error of an outage that is not over, or nil.
+// leave takes back a wait whose outage is not over.
+func (o *outages) leave(what string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.waiting[what]--
+}
+
+// lasting returns the newest error of an outage that is not known to be over.
 func (o *outages) lasting() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, n := range o.waiting {
-		if n > 0 {
-			return o.last
-		}
-	}
-	return nil
+	return o.last
 }
 
 // pause is one outage: said once when it begins and once when it is over.
@@ -64,7 +70,11 @@ func (p *pause) wait(ctx context.Context, err error) bool {
 	d := outageBackoff(p.attempt)
 	p.attempt++
 	p.log.Debug("still waiting for the "+p.what, logWait, d, logError, err)
-	return sleep(ctx, d)
+	if !sleep(ctx, d) {
+		p.outages.leave(p.what)
+		return false
+	}
+	return true
 }
 
 // over ends the outage, if there was one.

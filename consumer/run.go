@@ -39,10 +39,9 @@ type runner struct {
 	replicas map[string]*replica
 	settler  *settler
 	handlers *dispatcher // nil without handlers
+	alone    *single     // not nil: this is not Run, but a call for one message
 	held     []*incoming // of paused tables; the intake's
 	log      *slog.Logger
-	outages  outages
-	failures throttle
 	// work outlives Run's context by the drain timeout. Database and broker calls
 	// use it.
 	work context.Context //nolint:containedctx // of one Run, as long as the runner
@@ -235,7 +234,7 @@ func merge(ctx context.Context, channels []<-chan *message.Message) (merged <-ch
 
 // consume applies messages until ctx ends or the channel closes, then drains.
 func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) error {
-	r.settler, r.inbox = newSettler(ctx, r), newInbox(r)
+	r.settler, r.inbox = newSettler(ctx, r), r.newInbox(r.log)
 	if r.hasHandlers() {
 		own, stop := context.WithCancel(ctx) // the channel may close before ctx ends
 		defer stop()

@@ -69,8 +69,12 @@ func (in *incoming) decide(err error, now time.Time) fate {
 func (s *settler) bury(msg *message.Message, entity, reason string, cause error) {
 	letter := s.letter(msg, reason, cause)
 	topic := event.DirectTopic(event.DeadLetterQueue(s.cfg.Queue), entity)
-	s.log.Warn("dead letter", logEntity, entity, logReason, reason, logError, oneLine(cause.Error(), maxHeaderError))
+	s.logDead(entity, reason, cause)
 	s.settle(msg, 0, func(context.Context) error { return s.broker.Publish(topic, letter) }, func(st *Stats) { st.Dead++ })
+}
+
+func (r *runner) logDead(entity, reason string, cause error) {
+	r.log.Warn("dead letter", logEntity, entity, logReason, reason, logError, oneLine(cause.Error(), maxHeaderError))
 }
 
 // letter makes a dead letter of a message.
@@ -98,23 +102,23 @@ func oneLine(text string, limit int) string {
 	return shorten(strings.NewReplacer("\r", "", "\n", " | ", "\t", "", "\x00", "").Replace(text), limit)
 }
 
-// again makes the copy of a message that is its next attempt.
-func (in *incoming) again() *message.Message {
-	ev := in.ev
+// again returns how to send a message's next attempt back to this queue only,
+// and how long to wait before that, where the broker cannot.
+func (r *runner) again(in *incoming, delay time.Duration) (wait time.Duration, publish func(context.Context) error) {
+	ev, topic := in.ev, event.DirectTopic(r.cfg.Queue, in.ev.CQRSID)
 	ev.Retries++
-	return copyOf(in.msg, ev.AppendJSON(make([]byte, 0, len(in.msg.Payload)+16)))
+	msg := copyOf(in.msg, ev.AppendJSON(make([]byte, 0, len(in.msg.Payload)+16)))
+	if later, ok := r.broker.(DelayedPublisher); ok {
+		return 0, func(ctx context.Context) error { return later.PublishAfter(ctx, delay, topic, msg) }
+	}
+	return delay, func(context.Context) error { return r.broker.Publish(topic, msg) }
 }
 
-// retry sends a copy back to this queue only, after the delay.
+// retry sends a copy for another attempt, after the delay.
 func (s *settler) retry(in *incoming, delay time.Duration, cause error) {
 	s.logRetry(in, delay, cause)
-	again, topic := in.again(), event.DirectTopic(s.cfg.Queue, in.ev.CQRSID)
-	count := func(st *Stats) { st.Retried++ }
-	if later, ok := s.broker.(DelayedPublisher); ok {
-		s.settle(in.msg, 0, func(ctx context.Context) error { return later.PublishAfter(ctx, delay, topic, again) }, count)
-		return
-	}
-	s.settle(in.msg, delay, func(context.Context) error { return s.broker.Publish(topic, again) }, count)
+	wait, publish := s.again(in, delay)
+	s.settle(in.msg, wait, publish, func(st *Stats) { st.Retried++ })
 }
 
 // logRetry says of a message's first failure where one sees it, though not of

@@ -190,7 +190,7 @@ func IsAway(err error) bool {
 		return false
 	}
 	if n := mysqlNumber(err); n != 0 {
-		return isMySQLAway(n)
+		return isMySQLAway(n) || n == 1290 || n == 1836 // read-only
 	}
 	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, mysql.ErrInvalidConn)
 }

@@ -20,26 +20,20 @@ func BenchmarkWriter(b *testing.B) {
 			m, ob := benchMaster(b, 1000)
 			m.SetMaxOpenConns(connections)
 			m.SetMaxIdleConns(connections)
-			update := func(ctx context.Context, tx interface {
-				ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-			}, key int) error {
-				_, err := tx.ExecContext(ctx, raiseBalance, 1, key)
-				return err
-			}
 			alone := func(ctx context.Context, key int) error {
 				tx, err := m.BeginTx(ctx, nil)
 				if err != nil {
 					return err
 				}
 				defer func() { _ = tx.Rollback() }()
-				if err := update(ctx, tx, key); err != nil {
+				if _, err := tx.ExecContext(ctx, raiseBalance, 1, key); err != nil {
 					return err
 				}
 				return tx.Commit()
 			}
 			recorded := func(ctx context.Context, key int) error {
 				return ob.InTx(ctx, m, func(ctx context.Context, tx *outbox.Tx) error {
-					if err := update(ctx, tx, key); err != nil {
+					if _, err := tx.ExecContext(ctx, raiseBalance, 1, key); err != nil {
 						return err
 					}
 					return tx.Saved("account", key)

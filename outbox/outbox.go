@@ -42,6 +42,7 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -69,11 +70,12 @@ type Config struct {
 	Dialect Dialect
 	// Entities are the tables whose rows are sent. At least one is required.
 	Entities []Entity
-	// Unprepared keeps [Outbox.InTx] from preparing statements that are used again
-	// and again, its own and those of [Tx.ExecContext]. That makes them faster, but
-	// takes a connection that stays with its server session: set it behind a pooler
-	// that shares sessions between transactions and does not track prepared
-	// statements (PgBouncer before 1.21 in transaction mode). Default false.
+	// Unprepared keeps [Outbox.InTx] from preparing statements in the server's
+	// session, its own and those of [Tx.ExecContext] that are used again. Preparing
+	// makes them faster, but takes a connection that stays with its session: set
+	// this behind a pooler that hands out sessions by the transaction and does not
+	// know of prepared statements (PgBouncer before 1.21). Default false. Without
+	// effect with other drivers than lib/pq.
 	Unprepared bool
 }
 
@@ -108,7 +110,8 @@ type Outbox struct {
 
 	mu    sync.Mutex
 	plans map[string]*plan // by ID, built at first use
-	pools map[*sql.DB]*statements
+
+	sessions sessions
 }
 
 // ErrUnknownEntity reports an entity that is not in Config.Entities.
@@ -130,7 +133,7 @@ func New(cfg Config) (*Outbox, error) {
 	if len(cfg.Entities) == 0 {
 		fault("Config.Entities is empty: name at least one entity")
 	}
-	ob := &Outbox{dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{}, pools: map[*sql.DB]*statements{}, unprepared: cfg.Unprepared}
+	ob := &Outbox{dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{}, unprepared: cfg.Unprepared, sessions: sessions{id: rand.Text(), known: map[any]*prepared{}}}
 	for i, e := range cfg.Entities {
 		if err := event.ValidateName("ID", e.ID); err != nil {
 			fault("Config.Entities[%d]: %w", i, err)

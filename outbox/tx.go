@@ -16,12 +16,19 @@ import (
 // Tx is a database transaction that records events. It offers the query methods
 // of *sql.Tx, so it fits wherever database/sql's, sqlx's or sqlc's do.
 type Tx struct {
-	ob         *Outbox
-	tx         *sql.Tx
-	statements *statements // nil: nothing is prepared
+	ob      *Outbox
+	tx      handle
+	session *session // what tx is, in a transaction of InTx through lib/pq
 
 	marks      []*mark // in the order in which the entities were first marked
 	savepoints int     // set so far
+}
+
+// handle is what the statements of a transaction are run on: a *sql.Tx, or a
+// *sql.Conn in a transaction that a session has begun.
+type handle interface {
+	dialect.Querier
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
 }
 
 // mark is the keys of one entity that were saved and not flushed yet, or
@@ -56,14 +63,19 @@ func firstOf(keys []string) string {
 // or of the flush rolls everything back and is returned; a panic rolls back and
 // goes on. fn must neither keep the Tx nor use it from another goroutine.
 func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Context, tx *Tx) error) error {
-	statements := ob.statementsOf(db)
+	s, err := ob.begin(ctx, db)
+	if err != nil {
+		return fmt.Errorf("outbox: begin: %w", err)
+	}
+	if s != nil {
+		return ob.inSession(ctx, s, fn)
+	}
 	sqlTx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("outbox: begin: %w", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // does nothing after a commit
 	tx := ob.Wrap(sqlTx)
-	tx.statements = statements
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
@@ -73,7 +85,6 @@ func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 	if err := sqlTx.Commit(); err != nil {
 		return fmt.Errorf("outbox: commit: %w", err)
 	}
-	statements.prepare(ctx)
 	return nil
 }
 
@@ -84,8 +95,8 @@ func (ob *Outbox) Wrap(tx *sql.Tx) *Tx { return &Tx{ob: ob, tx: tx} }
 // ExecContext runs a statement in the transaction. In [Outbox.InTx], one that has
 // parameters and is used again is prepared, unless Config.Unprepared says no.
 func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if len(args) > 0 {
-		return tx.exec(ctx, query, args...)
+	if tx.session != nil && len(args) > 0 {
+		return tx.session.exec(ctx, query, args)
 	}
 	return tx.tx.ExecContext(ctx, query, args...)
 }
@@ -240,7 +251,10 @@ func (tx *Tx) record(ctx context.Context, p *plan, statement string, deleted boo
 	case tx.ob.dialect == SQLite:
 		sent, err = tx.recordSQLite(ctx, p, statement, deleted, keys, ids)
 	case len(keys) == 1 && statement == p.sql.Save:
-		sent, err = tx.recordOne(ctx, p.sql.SaveOne, keys[0], ids[0])
+		if _, err := tx.ExecContext(ctx, p.sql.SaveOne, keys[0], ids[0]); err != nil {
+			return tx.saveOneError(p, keys[0], err)
+		}
+		return nil
 	default:
 		sent, err = tx.recordPostgres(ctx, statement, keys, ids)
 	}
@@ -260,19 +274,18 @@ func (tx *Tx) record(ctx context.Context, p *plan, statement string, deleted boo
 	return missing
 }
 
-// recordOne is recordPostgres for a single key, which most transactions have.
-func (tx *Tx) recordOne(ctx context.Context, statement, key, id string) (map[string]bool, error) {
-	done, err := tx.exec(ctx, statement, key, id)
-	if err != nil {
-		return nil, err
+// saveOneError tells what the error of an entity's SaveOne means.
+func (tx *Tx) saveOneError(p *plan, key string, err error) error {
+	if dialect.IsNoSuchKey(err) {
+		return &NotFoundError{Entity: p.ID, Keys: []string{key}}
 	}
-	n, err := done.RowsAffected()
-	return map[string]bool{id: n == 1}, err
+	tx.ob.forget(p.ID) // the table may have been altered
+	return fmt.Errorf("outbox: %s/%s: %w", p.ID, key, withRemedy(err))
 }
 
 // recordPostgres returns the ids of the events it inserted.
 func (tx *Tx) recordPostgres(ctx context.Context, statement string, keys, ids []string) (map[string]bool, error) {
-	rows, err := tx.query(ctx, statement, Postgres.Texts(keys), Postgres.Texts(ids))
+	rows, err := tx.tx.QueryContext(ctx, statement, Postgres.Texts(keys), Postgres.Texts(ids))
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,12 @@ func Detect(db *sql.DB) (Name, error) {
 	return "", fmt.Errorf("cannot tell the database from driver %s: set Config.Dialect to one of %s", t, Known)
 }
 
+// IsLibPQ reports whether the driver is lib/pq itself, not wrapped in another.
+func IsLibPQ(db *sql.DB) bool {
+	t := reflect.TypeOf(db.Driver())
+	return t.Kind() == reflect.Pointer && t.Elem().PkgPath() == "github.com/lib/pq"
+}
+
 // Quote quotes an identifier. A dot separates a schema from a name:
 // billing.accounts becomes "billing"."accounts", or `billing`.`accounts` on MySQL,
 // which takes backticks in every SQL mode.

@@ -131,6 +131,14 @@ func IsStale(err error) bool {
 	return s == "0A000" || s == "26000" || strings.HasPrefix(s, "42")
 }
 
+// IsNoSuchKey reports whether err is that of [EntitySQL].SaveOne for a key without
+// a row. The names stand in the message whatever its language is.
+func IsNoSuchKey(err error) bool {
+	var state sqlStater
+	return errors.As(err, &state) && state.SQLState() == "23502" &&
+		strings.Contains(err.Error(), `"key"`) && strings.Contains(err.Error(), `"outbox"`)
+}
+
 // IsUnreachable reports whether err came up without the server having judged the
 // call: it could not be reached, broke off, is starting, stopping or full. Unlike
 // [Outage] it leaves out what only an operator's correction mends.

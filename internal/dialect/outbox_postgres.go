@@ -21,8 +21,8 @@ type EntityTable struct {
 // outbox row a key in their order. On PostgreSQL it returns their event ids.
 type EntitySQL struct {
 	Save, Delete, Deleting string
-	// SaveOne is Save for one key and its event id, each a plain parameter. It
-	// affects one row, or none when there is no such key. PostgreSQL only.
+	// SaveOne is Save for one key and its event id, each a plain parameter. Its error
+	// is one of IsNoSuchKey when there is no such key. PostgreSQL only.
 	SaveOne string
 	// Sync takes rows as they are, and on PostgreSQL the topic and the metadata as
 	// two more parameters.
@@ -49,7 +49,9 @@ const postgresSave = postgresMarked + `, lockstep_changed AS (
 )
 ` + postgresInsert
 
-// postgresSaveOne takes half of the time of postgresSave with one key.
+// postgresSaveOne takes half of the time of postgresSave with one key. Without
+// such a key it tries to insert an outbox row without one, which is refused: so it
+// can be sent together with the COMMIT.
 const postgresSaveOne = `
 WITH lockstep_changed AS (
     UPDATE {table} AS t
@@ -57,11 +59,11 @@ WITH lockstep_changed AS (
     FROM (SELECT CAST($1::text AS {key_type}) AS k) m
         LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
     WHERE t.{key} = m.k
-    RETURNING {returning}, t.cqrs_revision, t.cqrs_updated, $2::text AS event_id
+    RETURNING {returning}, t.cqrs_revision, t.cqrs_updated
 )
 INSERT INTO outbox (topic, key, payload, metadata)
-SELECT {topic}, c.f0::text, convert_to({envelope}, 'UTF8'), jsonb_build_object({event_id_header}, c.event_id)
-FROM lockstep_changed c`
+SELECT {topic}, c.f0::text, convert_to({envelope}, 'UTF8'), jsonb_build_object({event_id_header}, $2::text)
+FROM (SELECT) AS one LEFT JOIN lockstep_changed c ON true`
 
 // postgresDeleting is for rows that the caller deletes next. It raises the
 // row's own revision too, in case it is not deleted after all.

@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"strings"
 	"testing"
@@ -130,5 +131,94 @@ func TestPreparedStatementsAreBounded(t *testing.T) {
 	}
 	if have := m.prepared(t, "UPDATE accounts SET balance"); have == 0 || have > 256 {
 		t.Errorf("%d statements are prepared, want some, and 256 at most", have)
+	}
+}
+
+// TestATransactionThatHasFailed: a failure that the function keeps to itself does
+// not pass for a commit.
+func TestATransactionThatHasFailed(t *testing.T) {
+	t.Parallel()
+	m := single(t)
+	for _, saved := range []bool{false, true} {
+		err := m.ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+			if _, err := tx.ExecContext(ctx, raiseBalance, 1, 1); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `SELECT 1/$1::int`, 0); err == nil {
+				t.Error("1/0 is no error")
+			}
+			if saved {
+				return tx.Saved("account", 1)
+			}
+			return nil
+		})
+		if err == nil {
+			t.Error("InTx returned nil for a transaction that PostgreSQL had given up")
+		}
+	}
+	if err := m.raise(t.Context(), m.ob); err != nil {
+		t.Error(err)
+	}
+	if have := len(m.sent(t)); have != 1 {
+		t.Errorf("have %d events, want the last one only", have)
+	}
+}
+
+// TestConnectionsThatDied: the pool's connections are dead after a restart of the
+// server, and no transaction fails for it.
+func TestConnectionsThatDied(t *testing.T) {
+	t.Parallel()
+	db, dsn := testdb.Postgres(t)
+	m := newMaster(t, db, outbox.Postgres)
+	const n = 6
+	m.SetMaxIdleConns(n)
+	m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'ann')`)
+	var pids []int
+	var conns []*sql.Conn
+	for range n {
+		conn, err := m.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+		var pid int
+		if err := conn.QueryRowContext(t.Context(), `SELECT pg_backend_pid()`).Scan(&pid); err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	killer, err := sql.Open("postgres", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, conn := range conns {
+		_ = conn.Close()
+		if _, err := killer.ExecContext(t.Context(), `SELECT pg_terminate_backend($1, 5000)`, pids[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = killer.Close()
+	for range n + 2 {
+		if err := m.raise(t.Context(), m.ob); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestStatementsOfTwoOutboxes share a connection without getting in each other's way.
+func TestStatementsOfTwoOutboxes(t *testing.T) {
+	t.Parallel()
+	m := single(t)
+	other := m.outbox(t, outbox.Entity{ID: "account", Table: "accounts", Fields: []string{"id", "balance"}})
+	for range 4 {
+		if err := m.raise(t.Context(), m.ob); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.raise(t.Context(), other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if have := len(m.sent(t)); have != 8 {
+		t.Errorf("have %d events, want 8", have)
 	}
 }

@@ -1,0 +1,283 @@
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// A session is a server session of PostgreSQL, reached through lib/pq, that InTx
+// has for one transaction. It saves the round trips that would make recording an
+// event dearer than a third of the caller's own update:
+//
+//   - An unprepared statement with parameters takes two, and is planned each time.
+//     Here, what is used again is prepared once for each session, the caller's
+//     statements included.
+//   - A single event is recorded in the round trip of the COMMIT. The driver has no
+//     call for this, so it is text: EXECUTE …; COMMIT. An error of the first keeps
+//     the second from being run. database/sql's own transaction could not be used
+//     for it, because the driver would not know that it has ended.
+type session struct {
+	conn     *sql.Conn
+	prepared *prepared
+	name     func() string // a new one for a prepared statement
+}
+
+// prepared is what a server session has prepared. Only who has its connection
+// uses it.
+type prepared struct {
+	byText map[string]*statement
+	used   time.Time
+}
+
+// statement is a text that was used. It is prepared when it is used again.
+type statement struct {
+	again bool        // whether it was used before
+	stmt  driver.Stmt // nil: not prepared
+	stale int         // how often stmt had to be given up
+	name  string      // of one for EXECUTE; "": not prepared
+}
+
+const (
+	// maxStatements bounds what is prepared in a session. A program has fewer texts
+	// than this unless it writes values into them.
+	maxStatements = 256
+	// maxStale is how often a statement is prepared anew before it is left unprepared.
+	maxStale = 3
+	// sessionLife is how long a session that is not used is remembered: its
+	// connection may have been closed, which nobody says.
+	sessionLife = 10 * time.Minute
+	// rollbackTimeout bounds a rollback. The context of the transaction may have ended.
+	rollbackTimeout = 5 * time.Second
+)
+
+// sessions remembers what the sessions have prepared, by the driver's connection.
+type sessions struct {
+	id string // in the names of prepared statements: other Outboxes may share a connection
+
+	mu    sync.Mutex
+	known map[any]*prepared
+	swept time.Time
+	named int // names given, so that none is used twice
+}
+
+// begin begins a transaction in a session. It returns nil without an error when
+// database/sql should do it: with another driver, or after a restart of the server,
+// when only database/sql can get past the pool's dead connections.
+func (ob *Outbox) begin(ctx context.Context, db *sql.DB) (*session, error) {
+	if ob.unprepared || !dialect.IsLibPQ(db) {
+		return nil, nil
+	}
+	for range 2 {
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s := &session{conn: conn, name: ob.sessions.name}
+		_, err = conn.ExecContext(ctx, "BEGIN READ WRITE") // as database/sql does it
+		if err == nil {
+			err = conn.Raw(func(dc any) error {
+				s.prepared = ob.sessions.find(dc, time.Now())
+				return nil
+			})
+		}
+		if err == nil {
+			return s, nil
+		}
+		s.rollback(ctx)
+		_ = conn.Close()
+		if ctx.Err() != nil || !errors.Is(err, driver.ErrBadConn) {
+			return nil, errors.Join(ctx.Err(), err)
+		}
+	}
+	return nil, nil
+}
+
+func (all *sessions) find(dc any, now time.Time) *prepared {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if now.Sub(all.swept) > sessionLife {
+		all.swept = now
+		for dc, p := range all.known {
+			if now.Sub(p.used) > sessionLife {
+				delete(all.known, dc)
+			}
+		}
+	}
+	p := all.known[dc]
+	if p == nil {
+		p = &prepared{byText: map[string]*statement{}}
+		all.known[dc] = p
+	}
+	p.used = now
+	return p
+}
+
+// name returns a new name for a prepared statement.
+func (all *sessions) name() string {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.named++
+	return fmt.Sprintf("lockstep_%s_%d", all.id, all.named)
+}
+
+// inSession is InTx in a session, whose connection it gives back.
+func (ob *Outbox) inSession(ctx context.Context, s *session, fn func(ctx context.Context, tx *Tx) error) (err error) {
+	committed := false
+	defer func() {
+		defer func() { _ = s.conn.Close() }()
+		if committed {
+			return
+		}
+		s.rollback(ctx)
+		if canceled := ctx.Err(); err != nil && canceled != nil && !errors.Is(err, canceled) {
+			err = fmt.Errorf("%w: %w", canceled, err) // the driver says "bad connection"
+		}
+	}()
+	tx := &Tx{ob: ob, tx: s.conn, session: s}
+	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	if err := tx.flushAndCommit(ctx); err != nil {
+		return err
+	}
+	committed = true
+	return nil
+}
+
+// flushAndCommit flushes; a single key that comes last is recorded with the commit.
+func (tx *Tx) flushAndCommit(ctx context.Context) error {
+	var last *mark
+	if n := len(tx.marks); n > 0 && len(tx.marks[n-1].keys) == 1 {
+		last, tx.marks = tx.marks[n-1], tx.marks[:n-1]
+	}
+	if err := tx.Flush(ctx); err != nil {
+		return err
+	}
+	if last == nil {
+		if err := tx.session.commit(ctx); err != nil {
+			return fmt.Errorf("outbox: commit: %w", err)
+		}
+		return nil
+	}
+	p, err := tx.ob.plan(ctx, tx.tx, last.entity)
+	if err != nil {
+		return err
+	}
+	ids, err := eventIDs(1)
+	if err != nil {
+		return err
+	}
+	if err := tx.session.executeAndCommit(ctx, p.sql.SaveOne, last.keys[0], ids[0]); err != nil {
+		return tx.saveOneError(p, last.keys[0], err)
+	}
+	return nil
+}
+
+// commit commits. A COMMIT alone would end a transaction that has failed, although
+// fn has not said so, without an error; the SELECT does not.
+func (s *session) commit(ctx context.Context) error {
+	_, err := s.conn.ExecContext(ctx, "SELECT; COMMIT")
+	return err
+}
+
+// rollback rolls back, or closes the connection, which has the same effect. After
+// a cancellation it is closed: the driver's request to cancel may be late.
+func (s *session) rollback(ctx context.Context) {
+	if ctx.Err() != nil {
+		_ = s.conn.Raw(func(any) error { return driver.ErrBadConn })
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	if _, err := s.conn.ExecContext(ctx, "ROLLBACK"); err != nil {
+		_ = s.conn.Raw(func(any) error { return driver.ErrBadConn })
+	}
+}
+
+// executeAndCommit runs a statement with text parameters and commits.
+func (s *session) executeAndCommit(ctx context.Context, text string, args ...string) error {
+	known := s.prepared.find(text)
+	if known == nil {
+		known = &statement{}
+	}
+	if known.name == "" {
+		name := s.name()
+		if _, err := s.conn.ExecContext(ctx, "PREPARE "+name+" (text"+strings.Repeat(", text", len(args)-1)+") AS "+text); err != nil {
+			return err
+		}
+		known.name = name
+	}
+	quoted := make([]string, len(args))
+	for i, arg := range args {
+		quoted[i] = dialect.Postgres.QuoteText(arg)
+	}
+	_, err := s.conn.ExecContext(ctx, "EXECUTE "+known.name+"("+strings.Join(quoted, ", ")+"); COMMIT")
+	if err != nil && dialect.IsStale(err) {
+		known.name = ""
+	}
+	return err
+}
+
+// exec runs a statement with parameters.
+func (s *session) exec(ctx context.Context, text string, args []any) (sql.Result, error) {
+	known := s.prepared.find(text)
+	if known == nil || !known.again || known.stale == maxStale {
+		if known != nil {
+			known.again = true
+		}
+		return s.conn.ExecContext(ctx, text, args...)
+	}
+	var done sql.Result
+	err := s.conn.Raw(func(dc any) (err error) {
+		if known.stmt == nil {
+			if known.stmt, err = dc.(driver.ConnPrepareContext).PrepareContext(ctx, text); err != nil {
+				return err
+			}
+		}
+		values, err := driverValues(dc, args)
+		if err != nil {
+			return err
+		}
+		done, err = known.stmt.(driver.StmtExecContext).ExecContext(ctx, values)
+		if err != nil && dialect.IsStale(err) {
+			_ = known.stmt.Close()
+			known.stmt = nil
+			known.stale++
+		}
+		return err
+	})
+	return done, err
+}
+
+// driverValues turns arguments into the driver's, as database/sql does.
+func driverValues(dc any, args []any) ([]driver.NamedValue, error) {
+	values := make([]driver.NamedValue, len(args))
+	for i, arg := range args {
+		values[i] = driver.NamedValue{Ordinal: i + 1, Value: arg}
+		err := dc.(driver.NamedValueChecker).CheckNamedValue(&values[i])
+		if errors.Is(err, driver.ErrSkip) {
+			values[i].Value, err = driver.DefaultParameterConverter.ConvertValue(arg)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("sql: converting argument $%d type: %w", i+1, err)
+		}
+	}
+	return values, nil
+}
+
+func (p *prepared) find(text string) *statement {
+	known := p.byText[text]
+	if known == nil && len(p.byText) < maxStatements {
+		known = &statement{}
+		p.byText[text] = known
+	}
+	return known
+}

@@ -235,8 +235,11 @@ func (r *runner) handlePart(ctx context.Context, p part) {
 		}
 	}
 	for _, f := range res.failures {
-		r.settler.fail(f) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		if !r.parking.park(f) {
+			r.settler.fail(f) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		}
 	}
+	r.handlePart(ctx, part{messages: r.parking.wake(p.messages)})
 }
 
 // observe tells Config.Observe of the messages that a transaction has settled.

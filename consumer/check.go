@@ -54,7 +54,32 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 			faults = errors.Join(faults, c.compare(e, table))
 		}
 	}
-	return replicas, faults, nil
+	return replicas, faults, c.refer(ctx, replicas)
+}
+
+// refer notes which replicas' keys the columns of others refer to.
+func (c *Consumer) refer(ctx context.Context, replicas map[string]*replica) error {
+	byTable := make(map[string]*replica, len(replicas))
+	references := make(map[*replica][]dialect.Reference)
+	for _, r := range replicas {
+		if r.entity.handler != nil {
+			continue
+		}
+		identity, list, err := c.dialect.LoadReferences(ctx, c.db, r.Table)
+		if err != nil {
+			return fmt.Errorf("consumer: entity %q: %w", r.entity.id, err)
+		}
+		byTable[identity], references[r] = r, list
+	}
+	for r, list := range references {
+		for _, ref := range list {
+			to, slot := byTable[ref.Table], r.slotOf(ref.Column)
+			if to != nil && slot >= 0 && (ref.To == "" || strings.EqualFold(ref.To, to.Key.Name)) {
+				r.parents = append(r.parents, parent{slot, to})
+			}
+		}
+	}
+	return nil
 }
 
 // chosen returns the entities that this process consumes.

@@ -34,6 +34,11 @@ type Config struct {
 	// BatchSize is how many messages one transaction takes at most, when that
 	// many have arrived; it never waits for more. Zero means 500.
 	BatchSize int
+	// MaxParked is how many messages at most wait, unacknowledged, for rows that
+	// theirs refer to by a foreign key. It should not be more than half of what
+	// the broker hands out unacknowledged. What finds no room is tried again after
+	// its delay, as any message that fails. Zero means 500.
+	MaxParked int
 	// DeadLetterTTL is how long the broker keeps a dead letter, in whole
 	// milliseconds. Zero means 10 days.
 	DeadLetterTTL time.Duration
@@ -78,6 +83,7 @@ type Config struct {
 // Defaults, as the fields' documentation has them.
 const (
 	defaultBatchSize          = 500
+	defaultMaxParked          = 500
 	defaultDeadLetterTTL      = 10 * 24 * time.Hour
 	defaultDrainTimeout       = 30 * time.Second
 	defaultTransactionTimeout = time.Minute
@@ -105,6 +111,9 @@ func (cfg *Config) validate() error {
 	if cfg.Workers < 0 {
 		fault("Workers is %d; zero means %d", cfg.Workers, defaultWorkers)
 	}
+	if cfg.MaxParked < 0 {
+		fault("MaxParked is %d; zero means %d", cfg.MaxParked, defaultMaxParked)
+	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
@@ -124,6 +133,7 @@ func (cfg *Config) validate() error {
 
 func (cfg *Config) setDefaults() {
 	set(&cfg.BatchSize, defaultBatchSize)
+	set(&cfg.MaxParked, defaultMaxParked)
 	set(&cfg.DeadLetterTTL, defaultDeadLetterTTL)
 	set(&cfg.DrainTimeout, defaultDrainTimeout)
 	set(&cfg.TransactionTimeout, defaultTransactionTimeout)

@@ -31,8 +31,11 @@
 //
 // # What is not promised
 //
-// One transaction here for each of the master's; order between different keys;
-// a foreign key between two replica tables is satisfied by retries at worst.
+// One transaction here for each of the master's, and order between different
+// keys. So a row may arrive before the one that its foreign key refers to. Where
+// that is another replica's key, the message is parked and applied as soon as the
+// other has been, at the latest after its retries; see [Config.MaxParked]. Any
+// other foreign key is satisfied by retries.
 //
 // Everything in the package may be used from several goroutines. Several
 // processes may run a consumer of one queue and share the work.
@@ -91,6 +94,7 @@ type Consumer struct {
 	pauses   pauses
 	outages  outages
 	failures throttle
+	parkings throttle
 }
 
 // entity is something registered under a CQRS ID: a table, or a handler.

@@ -25,6 +25,8 @@ type incoming struct {
 	absent string
 	// failed: it did not fit.
 	failed bool
+	// parked is set while it waits for a row it refers to, and afterwards.
+	parked *parked
 }
 
 // Reasons for dead letters beside those of [event.DecodeError]. They are part of

@@ -42,6 +42,7 @@ type runner struct {
 	alone    *single     // not nil: this is not Run, but a call for one message
 	held     []*incoming // of paused tables; the intake's
 	log      *slog.Logger
+	parking  *parking
 	// work outlives Run's context by the drain timeout. Database and broker calls
 	// use it.
 	work context.Context //nolint:containedctx // of one Run, as long as the runner
@@ -234,7 +235,7 @@ func merge(ctx context.Context, channels []<-chan *message.Message) (merged <-ch
 
 // consume applies messages until ctx ends or the channel closes, then drains.
 func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) error {
-	r.settler, r.inbox = newSettler(ctx, r), r.newInbox(r.log)
+	r.settler, r.inbox, r.parking = newSettler(ctx, r), r.newInbox(r.log), newParking(r)
 	if r.hasHandlers() {
 		own, stop := context.WithCancel(ctx) // the channel may close before ctx ends
 		defer stop()
@@ -250,9 +251,7 @@ func (r *runner) consumeBatches(ctx context.Context, messages <-chan *message.Me
 	batches := make(chan *batch)
 	var intake sync.WaitGroup
 	intake.Go(func() { r.intake(ctx, messages, batches) })
-	for b := range batches {
-		r.handle(ctx, b)
-	}
+	r.applyAll(ctx, batches)
 	intake.Wait()
 	stopHandlers()
 	var left []*incoming
@@ -270,6 +269,22 @@ func (r *runner) consumeBatches(ctx context.Context, messages <-chan *message.Me
 		return nil //nolint:nilerr // the end was asked for
 	}
 	return fmt.Errorf("consumer: queue %s: %w", r.cfg.Queue, ErrClosed)
+}
+
+// applyAll applies batches until there will be no more, and what they parked.
+func (r *runner) applyAll(ctx context.Context, batches <-chan *batch) {
+	defer r.parking.giveBack()
+	for {
+		select {
+		case b, ok := <-batches:
+			if !ok {
+				return
+			}
+			r.handle(ctx, b)
+		case <-r.parking.due():
+			r.parking.release() //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		}
+	}
 }
 
 func (r *runner) hasHandlers() bool {

@@ -245,7 +245,7 @@ func (s *settler) send(publish func(context.Context) error) error {
 func (s *settler) stick(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stats.add(func(st *Stats) { st.Parked++ })
+	s.stats.add(func(st *Stats) { st.Stuck++ })
 	if s.stuck++; s.stuck == 1 {
 		s.stats.paused()
 		s.log.Warn("the broker does not take a retry or dead letter: its message stays unacknowledged", logError, err)
@@ -258,7 +258,7 @@ func (s *settler) unstick(attempts int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stats.add(func(st *Stats) { st.Parked-- })
+	s.stats.add(func(st *Stats) { st.Stuck-- })
 	if s.stuck--; s.stuck == 0 {
 		s.stats.resumed()
 		s.log.Info("the broker takes retries and dead letters again")

@@ -29,9 +29,11 @@ type Stats struct {
 	// Retried counts copies put back for another attempt, Dead those that went to
 	// the dead-letter queue.
 	Retried, Dead int64
-	// Parked is how many messages are held unacknowledged now because the broker
-	// does not take their copy or dead letter.
+	// Parked is how many messages wait now for a row that theirs refers to.
 	Parked int64
+	// Stuck is how many messages are held unacknowledged now because the broker
+	// does not take their copy or dead letter.
+	Stuck int64
 	// Quirks counts messages with an oddity that was overlooked, such as an
 	// unreadable expires or a bare NaN.
 	Quirks int64
@@ -119,7 +121,7 @@ func (c *counters) paused() {
 func (c *counters) ended() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outages, c.s.PausedSince, c.s.Subscribed, c.s.Parked = 0, time.Time{}, false, 0
+	c.outages, c.s.PausedSince, c.s.Subscribed, c.s.Parked, c.s.Stuck = 0, time.Time{}, false, 0, 0
 }
 
 func (c *counters) resumed() {

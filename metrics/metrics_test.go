@@ -195,7 +195,7 @@ func TestConsumer(t *testing.T) {
 	if status, _ := ask(t, server, "/readyz"); status != 503 {
 		t.Errorf("before Run: /readyz is %d, want 503", status)
 	}
-	for _, name := range []string{"applied_total", "duplicate_total", "stale_total", "gaps_total", "retried_total", "parked", "dead_total", "batch_size", "lag_seconds_count"} {
+	for _, name := range []string{"applied_total", "duplicate_total", "stale_total", "gaps_total", "retried_total", "parked", "stuck", "dead_total", "batch_size", "lag_seconds_count"} {
 		if have := values(t, server)["lockstep_consumer_"+name]; have != "0" {
 			t.Errorf("%s is %q from the start, want 0", name, have)
 		}

@@ -215,3 +215,19 @@ func IsConnection(err error) bool {
 // IsDenied reports whether err says that MySQL's account lacks a privilege of the
 // whole server.
 func IsDenied(err error) bool { return mysqlNumber(err) == 1227 } // ER_SPECIFIC_ACCESS_DENIED_ERROR
+
+// IsMissingParent reports whether err says that a foreign key's row is not there
+// or, of a DELETE, that rows refer to the one deleted.
+func IsMissingParent(err error) bool {
+	var state sqlStater
+	var code sqliteCoder
+	switch {
+	case errors.As(err, &state):
+		return state.SQLState() == "23503" // foreign_key_violation
+	case mysqlNumber(err) != 0:
+		return mysqlNumber(err) == 1452 || mysqlNumber(err) == 1216 // ER_NO_REFERENCED_ROW_2, ER_NO_REFERENCED_ROW
+	case errors.As(err, &code):
+		return code.Code() == 787 // SQLITE_CONSTRAINT_FOREIGNKEY
+	}
+	return false
+}

@@ -36,6 +36,10 @@
 //		return tx.Saved("account", id)
 //	})
 //
+// A transaction that something else begins and commits is wrapped by
+// [Outbox.Wrap]. Its flush must not be forgotten; a pool from [Outbox.Open]
+// refuses to commit without.
+//
 // An [Outbox] may be used from several goroutines at once, a [Tx] from one at a
 // time.
 package outbox
@@ -49,6 +53,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-go/lockstep/event"
@@ -107,6 +112,7 @@ type Outbox struct {
 	names    []string // the entities' IDs in the order of the Config
 
 	unprepared bool
+	announce   atomic.Pointer[func(*Tx)] // tells a guard of a Tx; nil: no pool has a guard
 
 	mu    sync.Mutex
 	plans map[string]*plan // by ID, built at first use

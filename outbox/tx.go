@@ -19,6 +19,7 @@ type Tx struct {
 	ob      *Outbox
 	tx      handle
 	session *session // what tx is, in a transaction of InTx through lib/pq
+	wrapped *sql.Tx  // what tx is, in a transaction of Wrap; InTx ends its own itself
 
 	marks      []*mark // in the order in which the entities were first marked
 	savepoints int     // set so far
@@ -75,7 +76,7 @@ func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 		return fmt.Errorf("outbox: begin: %w", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // does nothing after a commit
-	tx := ob.Wrap(sqlTx)
+	tx := &Tx{ob: ob, tx: sqlTx}
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
@@ -88,9 +89,16 @@ func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 	return nil
 }
 
-// Wrap lets a transaction that someone else began and will commit record events.
-// Call [Tx.Flush] before the commit: what is marked and not flushed is not sent.
-func (ob *Outbox) Wrap(tx *sql.Tx) *Tx { return &Tx{ob: ob, tx: tx} }
+// Wrap lets a transaction that someone else began record events. End it with
+// [Tx.Commit], or call [Tx.Flush] before its own commit: what is marked and not
+// flushed is not sent. On a pool from [Outbox.Open] such a commit fails.
+func (ob *Outbox) Wrap(tx *sql.Tx) *Tx {
+	wrapped := &Tx{ob: ob, tx: tx, wrapped: tx}
+	if announce := ob.announce.Load(); announce != nil {
+		(*announce)(wrapped)
+	}
+	return wrapped
+}
 
 // ExecContext runs a statement in the transaction. In [Outbox.InTx], one that has
 // parameters and is used again is prepared, unless Config.Unprepared says no.

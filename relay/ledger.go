@@ -56,6 +56,19 @@ func (l *ledger) block(u unit, id int64, attempts int, retryAt time.Time) {
 	l.blocked[u] = &waiting{ids: []int64{id}, attempts: attempts, retryAt: retryAt}
 }
 
+// hasten makes a blocked key due now if id is the message it waits for, and
+// reports whether it was not.
+func (l *ledger) hasten(u unit, id int64, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.blocked[u]
+	if w == nil || w.busy || w.ids[0] != id || !w.retryAt.After(now) {
+		return false
+	}
+	w.retryAt, w.attempts = now, 1 // it stays alone until it has gone through
+	return true
+}
+
 // read notes that rows up to position have been read.
 func (l *ledger) read(position int64) {
 	l.mu.Lock()

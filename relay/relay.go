@@ -36,6 +36,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,73 +44,6 @@ import (
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
-
-// Dialect says which database the outbox is in.
-type Dialect = dialect.Name
-
-// The databases an outbox can be in.
-const (
-	Postgres = dialect.Postgres
-	MySQL    = dialect.MySQL
-	SQLite   = dialect.SQLite
-)
-
-// Unroutable says what becomes of a message that the broker took but had no
-// queue for.
-type Unroutable string
-
-// What to do with an unroutable message.
-const (
-	// Retry refuses the message: it is tried again and its key waits.
-	Retry Unroutable = "retry"
-	// Drop counts the message and deletes it, as if it had been delivered.
-	Drop Unroutable = "drop"
-	// Dead moves the message to outbox_dead.
-	Dead Unroutable = "dead"
-)
-
-// Config says how a Relay works. The zero value is good for most.
-type Config struct {
-	// Dialect names the outbox's database. Default: told from the driver.
-	Dialect Dialect
-	// Logger gets outages, refusals and changes of ownership. Default: none.
-	Logger *slog.Logger
-	// BatchSize is how many rows are read at once. Default 500.
-	BatchSize int
-	// BatchBytes is how many bytes of payload are read at once; a larger single
-	// row is read alone. At most five batches are in memory. Default 4 MiB.
-	BatchBytes int64
-	// Poll is how long an idle relay waits before it looks again, at most.
-	// Default 200 ms.
-	Poll time.Duration
-	// Wake, when it receives, ends an idle wait early. It is a hint; see
-	// [Listen]. While it is nil, writers are never asked to notify.
-	Wake <-chan struct{}
-	// LeaseTTL is how long a relay that died keeps others from working. At least
-	// a second. Default 10 s.
-	LeaseTTL time.Duration
-	// LeaseRenew is how often the lease is renewed; at most half of LeaseTTL.
-	// Default: three tenths of LeaseTTL.
-	LeaseRenew time.Duration
-	// MaxAttempts is how often a message is refused before it moves to
-	// outbox_dead. Default 25, which takes about a quarter of an hour.
-	MaxAttempts int
-	// UnroutableBroadcast is for messages to all replicas. Default Drop: an
-	// entity need not have a replica.
-	UnroutableBroadcast Unroutable
-	// UnroutableDirect is for messages to one queue. Default Retry.
-	UnroutableDirect Unroutable
-	// Lanes is how many goroutines publish side by side through a publisher that
-	// is not a [PipelinedPublisher]. Each key stays in one lane. Default 8.
-	Lanes int
-	// DrainTimeout is how long Run waits for what is under way when it is asked
-	// to stop. Default 30 s.
-	DrainTimeout time.Duration
-	// Look is how often the relay counts what is in the outbox, for
-	// [Stats.Outbox] and [Stats.Stalled]; less often when counting takes long. It
-	// uses one more connection. Zero: never.
-	Look time.Duration
-}
 
 // Relay forwards one outbox. Make it with New, run it with Run.
 type Relay struct {
@@ -128,6 +62,9 @@ type Relay struct {
 
 	stats  stats
 	paused atomic.Bool
+
+	warnedMu sync.Mutex
+	warned   map[string]struct{} // topics that no queue was bound to
 }
 
 // connections is how many database connections a relay uses at once: to read, to
@@ -194,7 +131,7 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 		return nil, errors.Join(faults...)
 	}
 	r := &Relay{
-		store: newStore(db, cfg.Dialect), log: cfg.Logger, wake: cfg.Wake, holder: holderName(),
+		store: newStore(db, cfg.Dialect), log: cfg.Logger, wake: cfg.Wake, holder: holderName(), warned: map[string]struct{}{},
 		policy:    policy{cfg.MaxAttempts, cfg.UnroutableBroadcast, cfg.UnroutableDirect},
 		batchSize: cfg.BatchSize, batchBytes: cfg.BatchBytes, poll: cfg.Poll,
 		leaseTTL: cfg.LeaseTTL, leaseRenew: cfg.LeaseRenew, drainFor: cfg.DrainTimeout, look: cfg.Look,
@@ -205,52 +142,6 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 		r.lanes = &laned{Publisher: pub, lanes: cfg.Lanes, seed: maphash.MakeSeed()}
 	}
 	return r, nil
-}
-
-func (cfg *Config) setDefaults() {
-	setDefault(&cfg.BatchSize, 500)
-	setDefault(&cfg.BatchBytes, 4<<20)
-	setDefault(&cfg.Poll, 200*time.Millisecond)
-	setDefault(&cfg.LeaseTTL, 10*time.Second)
-	setDefault(&cfg.LeaseRenew, cfg.LeaseTTL*3/10)
-	setDefault(&cfg.MaxAttempts, 25)
-	setDefault(&cfg.UnroutableBroadcast, Drop)
-	setDefault(&cfg.UnroutableDirect, Retry)
-	setDefault(&cfg.Lanes, 8)
-	setDefault(&cfg.DrainTimeout, 30*time.Second)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
-
-func (cfg *Config) validate(fault func(format string, args ...any)) {
-	for name, n := range map[string]int64{
-		"BatchSize": int64(cfg.BatchSize), "BatchBytes": cfg.BatchBytes, "Poll": int64(cfg.Poll), "LeaseRenew": int64(cfg.LeaseRenew),
-		"MaxAttempts": int64(cfg.MaxAttempts), "Lanes": int64(cfg.Lanes), "DrainTimeout": int64(cfg.DrainTimeout),
-		"Look": int64(cfg.Look),
-	} {
-		if n < 0 {
-			fault("Config.%s is negative", name)
-		}
-	}
-	if cfg.LeaseTTL < time.Second {
-		fault("Config.LeaseTTL is %v: use a second or more", cfg.LeaseTTL)
-	}
-	if cfg.LeaseRenew > cfg.LeaseTTL/2 {
-		fault("Config.LeaseRenew is %v: use at most half of LeaseTTL, %v", cfg.LeaseRenew, cfg.LeaseTTL/2)
-	}
-	for name, u := range map[string]Unroutable{"UnroutableBroadcast": cfg.UnroutableBroadcast, "UnroutableDirect": cfg.UnroutableDirect} {
-		if u != Retry && u != Drop && u != Dead {
-			fault("Config.%s is %q: use retry, drop or dead", name, u)
-		}
-	}
 }
 
 // Check looks for the outbox's tables, and reports a database that cannot be

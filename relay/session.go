@@ -23,6 +23,7 @@ type session struct {
 	idleSince time.Time
 	sweptAt   time.Time
 	settled   chan struct{} // a hint for the reader: something was settled
+	heededAt  time.Time     // when failures were last read for requests
 	keysDue   time.Time     // when blocked keys are looked at next
 }
 
@@ -143,6 +144,9 @@ func (s *session) count(what settlement) {
 		s.stats.lastConfirmed.Store(time.Now().UnixNano())
 		s.resumed()
 	}
+	for _, topic := range what.droppedTopics {
+		s.unwanted(topic)
+	}
 	s.stats.returned.Add(int64(what.returned))
 	s.stats.refused.Add(int64(len(what.failed)))
 	s.stats.dead.Add(int64(len(what.dead)))
@@ -154,6 +158,20 @@ func (s *session) count(what settlement) {
 			s.log.Warn("message refused, its key waits", keyOutboxID, f.row.id, keyTopic, f.row.topic, keyKey, f.row.unit.key, keyError, f.err)
 		}
 	}
+}
+
+// maxWarned bounds the memory of topics that were warned of.
+const maxWarned = 10_000
+
+// unwanted warns of a topic that no queue is bound to, once.
+func (r *Relay) unwanted(topic string) {
+	r.warnedMu.Lock()
+	defer r.warnedMu.Unlock()
+	if _, warned := r.warned[topic]; warned || len(r.warned) >= maxWarned {
+		return
+	}
+	r.warned[topic] = struct{}{}
+	r.log.Warn("no queue is bound to the topic: its messages are dropped", keyTopic, topic)
 }
 
 // read feeds batches of rows until ctx ends.
@@ -189,6 +207,9 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 // that appeared late, then new ones.
 func (s *session) next(ctx context.Context) ([]row, error) {
 	now := time.Now()
+	if err := s.heed(ctx, now); err != nil {
+		return nil, err
+	}
 	if s.retried = !s.retried && !now.Before(s.keysDue); s.retried {
 		ids, due := s.ledger.due(now)
 		s.keysDue = earliest(due, now.Add(keysPace))
@@ -201,6 +222,25 @@ func (s *session) next(ctx context.Context) ([]row, error) {
 		}
 	}
 	return s.forward(ctx, now)
+}
+
+// heedEvery is how often a relay with blocked keys looks whether it was asked to
+// try them now.
+const heedEvery = 2 * time.Second
+
+// heed takes up what [Admin.RetryFailures] asked for.
+func (s *session) heed(ctx context.Context, now time.Time) error {
+	if now.Sub(s.heededAt) < heedEvery || s.ledger.blockedKeys() == 0 {
+		return nil
+	}
+	s.heededAt = now
+	failing, err := s.store.allFailing(ctx)
+	for _, f := range failing {
+		if f.attempts == 0 && f.wait == 0 && s.ledger.hasten(f.unit, f.id, now) {
+			s.keysDue = now
+		}
+	}
+	return err
 }
 
 // forward reads rows that appeared late and new ones.
@@ -275,6 +315,7 @@ func (s *session) idle(ctx context.Context) error {
 		wait = min(wait, s.gaps.pace(now))
 	}
 	if s.ledger.blockedKeys() > 0 {
+		wait = min(wait, heedEvery)
 		wait = min(wait, s.keysDue.Sub(now))
 	}
 	timer := time.NewTimer(max(wait, time.Millisecond))

@@ -93,10 +93,19 @@ type settlement struct {
 	dead   []failure
 	// dropped counts messages among done that no queue wanted.
 	dropped int
+	// droppedTopics are their topics, neighbours once.
+	droppedTopics []string
 	// returned counts messages that no queue wanted, whatever becomes of them.
 	returned int
 	// outage is the reason why some messages' fate is unknown.
 	outage error
+}
+
+func (s *settlement) drop(topic string) {
+	s.dropped++
+	if n := len(s.droppedTopics); n == 0 || s.droppedTopics[n-1] != topic {
+		s.droppedTopics = append(s.droppedTopics, topic)
+	}
 }
 
 type failure struct {
@@ -142,7 +151,7 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 			w.retryAt = now.Add(backoff(attempts + 1))
 		case result == confirmed, result == dropped:
 			if result == dropped {
-				s.dropped++
+				s.drop(r.topic)
 			}
 			s.done = append(s.done, r.id)
 			if attempts > 0 {

@@ -210,32 +210,53 @@ func scanRows(result *sql.Rows, err error, capacity int, what string) ([]row, er
 
 // failing restores the keys that were failing under an earlier owner.
 func (s *store) failing(ctx context.Context, l *ledger) error {
-	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.readFailing(ctx, l) })
+	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
+		return s.query(s.db).ExecContext(ctx, s.sql.SweepFailures)
+	})
+	if err != nil {
+		return fmt.Errorf("sweep failures: %w", err)
+	}
+	failing, err := s.allFailing(ctx)
+	for _, f := range failing {
+		l.block(f.unit, f.id, f.attempts, time.Now().Add(f.wait))
+	}
 	return err
 }
 
-func (s *store) readFailing(ctx context.Context, l *ledger) error {
-	if _, err := s.query(s.db).ExecContext(ctx, s.sql.SweepFailures); err != nil {
-		return fmt.Errorf("sweep failures: %w", err)
+// failingRow is a row that was refused, as the database knows it.
+type failingRow struct {
+	id       int64
+	unit     unit
+	attempts int
+	wait     time.Duration // until the next try
+}
+
+// allFailing reads the rows that are failing, in id order.
+func (s *store) allFailing(ctx context.Context) ([]failingRow, error) {
+	all, err := bounded(ctx, callTimeout, s.readFailing)
+	if err != nil {
+		return nil, fmt.Errorf("read failures: %w", err)
 	}
+	return all, nil
+}
+
+func (s *store) readFailing(ctx context.Context) (all []failingRow, err error) {
 	rows, err := s.query(s.db).QueryContext(ctx, s.sql.Failing)
 	if err != nil {
-		return fmt.Errorf("read failures: %w", err)
+		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
-		var id, wait int64
-		var attempts int
+		var f failingRow
+		var wait int64
 		var topic, key string
-		if err := rows.Scan(&id, &topic, &key, &attempts, &wait); err != nil {
-			return fmt.Errorf("read failures: %w", err)
+		if err := rows.Scan(&f.id, &topic, &key, &f.attempts, &wait); err != nil {
+			return nil, err
 		}
-		l.block(unitOf(topic, key), id, attempts, time.Now().Add(time.Duration(wait)*time.Millisecond))
+		f.unit, f.wait = unitOf(topic, key), time.Duration(wait)*time.Millisecond
+		all = append(all, f)
 	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read failures: %w", err)
-	}
-	return nil
+	return all, rows.Err()
 }
 
 // settle writes down what became of a batch. In the usual case, where all was

@@ -38,6 +38,23 @@ type RelaySQL struct {
 	// of the first in milliseconds, or null.
 	Look string
 
+	// Failures lists at most $2 of the rows that are failing, after id $1, in id
+	// order: id, topic, key, attempts, error, time of the next try.
+	// Times are milliseconds since 1970.
+	Failures string
+	// Hasten makes the failures of a list of ids ($1) due now, with no attempt spent.
+	Hasten string
+	// Letters lists at most $2 rows of outbox_dead after id $1, in id order: id,
+	// topic, key, payload, metadata, attempts, error, times of creation and death.
+	Letters string
+	// Revive puts the dead rows of a list of ids ($1) back into the outbox under
+	// new ids, in their order. Where it does not also delete them, Purge follows.
+	Revive string
+	// RevivePurges says that Revive deletes too.
+	RevivePurges bool
+	// Purge deletes the dead rows of a list of ids ($1).
+	Purge string
+
 	// Vacant returns whether shard $1 has no owner.
 	Vacant string
 	// Found makes the row of shard $1 if there is none, where Acquire does not.

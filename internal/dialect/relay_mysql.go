@@ -61,6 +61,36 @@ ORDER BY o.id`,
 
 	SweepFailures: `DELETE f FROM outbox_failures f LEFT JOIN outbox o ON o.id = f.outbox_id WHERE o.id IS NULL`,
 
+	Look: `
+SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM outbox LIMIT 1000000) o),
+       (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, UTC_TIMESTAMP(6)) DIV 1000 FROM outbox ORDER BY id LIMIT 1)`,
+
+	Failures: `
+SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), f.attempts, f.last_error, CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', f.retry_at) DIV 1000 AS SIGNED)
+FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+WHERE o.id > ?1
+ORDER BY o.id LIMIT ?2`,
+
+	Hasten: `
+UPDATE ` + mysqlIDs + ` STRAIGHT_JOIN outbox_failures f FORCE INDEX (PRIMARY) ON f.outbox_id = j.id
+SET f.attempts = 0, f.retry_at = UTC_TIMESTAMP(6)`,
+
+	Letters: `
+SELECT id, CAST(topic AS BINARY), CAST(` + "`key`" + ` AS BINARY), payload, CAST(CONVERT(metadata USING utf8mb4) AS BINARY), attempts, error,
+       CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at) DIV 1000 AS SIGNED),
+       CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', died_at) DIV 1000 AS SIGNED)
+FROM outbox_dead
+WHERE id > ?1
+ORDER BY id LIMIT ?2`,
+
+	Revive: `
+INSERT INTO outbox (topic, ` + "`key`" + `, payload, metadata)
+SELECT d.topic, d.` + "`key`" + `, d.payload, d.metadata
+FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_dead d FORCE INDEX (PRIMARY) ON d.id = j.id
+ORDER BY d.id`,
+
+	Purge: `DELETE d FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_dead d FORCE INDEX (PRIMARY) ON d.id = j.id`,
+
 	Vacant: `SELECT NOT EXISTS (SELECT 1 FROM outbox_leases WHERE shard = ?1 AND expires_at > UTC_TIMESTAMP(6))`,
 
 	Found: `INSERT IGNORE INTO outbox_leases (shard, holder, term, expires_at) VALUES (?1, '', 0, '1970-01-01')`,

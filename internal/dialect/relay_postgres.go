@@ -69,6 +69,29 @@ ORDER BY o.id`,
 SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT 1000000) o),
        (SELECT extract(epoch FROM clock_timestamp() - created_at) * 1000 FROM outbox ORDER BY id LIMIT 1)::bigint`,
 
+	Failures: `
+SELECT o.id, o.topic, o.key, f.attempts, f.last_error, (extract(epoch FROM f.retry_at) * 1000)::bigint
+FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+WHERE o.id > $1
+ORDER BY o.id LIMIT $2`,
+
+	Hasten: `UPDATE outbox_failures SET attempts = 0, retry_at = clock_timestamp() WHERE outbox_id = ANY ($1::bigint[])`,
+
+	Letters: `
+SELECT id, topic, key, payload, metadata::text, attempts, error,
+       (extract(epoch FROM created_at) * 1000)::bigint, (extract(epoch FROM died_at) * 1000)::bigint
+FROM outbox_dead
+WHERE id > $1
+ORDER BY id LIMIT $2`,
+
+	Revive: `
+WITH gone AS (DELETE FROM outbox_dead WHERE id = ANY ($1::bigint[]) RETURNING *)
+INSERT INTO outbox (topic, key, payload, metadata)
+SELECT topic, key, payload, metadata FROM gone ORDER BY id`,
+	RevivePurges: true,
+
+	Purge: `DELETE FROM outbox_dead WHERE id = ANY ($1::bigint[])`,
+
 	Vacant: `SELECT NOT EXISTS (SELECT FROM outbox_leases WHERE shard = $1 AND expires_at > clock_timestamp())`,
 
 	Acquire: `

@@ -48,6 +48,30 @@ ORDER BY o.id`,
 SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 1000000)),
        (SELECT CAST((julianday('now') - julianday(substr(created_at, 1, 23))) * 86400000 AS INTEGER) FROM outbox ORDER BY id LIMIT 1)`,
 
+	Failures: `
+SELECT o.id, o.topic, o.key, f.attempts, f.last_error, CAST(round((julianday(substr(f.retry_at, 1, 23)) - 2440587.5) * 86400000) AS INTEGER)
+FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+WHERE o.id > ?1
+ORDER BY o.id LIMIT ?2`,
+
+	Hasten: `
+UPDATE outbox_failures SET attempts = 0, retry_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')
+WHERE outbox_id IN (SELECT value FROM json_each(?1))`,
+
+	Letters: `
+SELECT id, topic, key, payload, metadata, attempts, error,
+       CAST(round((julianday(substr(created_at, 1, 23)) - 2440587.5) * 86400000) AS INTEGER),
+       CAST(round((julianday(substr(died_at, 1, 23)) - 2440587.5) * 86400000) AS INTEGER)
+FROM outbox_dead
+WHERE id > ?1
+ORDER BY id LIMIT ?2`,
+
+	Revive: `
+INSERT INTO outbox (topic, key, payload, metadata)
+SELECT topic, key, payload, metadata FROM outbox_dead WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id`,
+
+	Purge: `DELETE FROM outbox_dead WHERE id IN (SELECT value FROM json_each(?1))`,
+
 	Vacant: `
 SELECT NOT EXISTS (
     SELECT 1 FROM outbox_leases

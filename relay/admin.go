@@ -1,0 +1,166 @@
+package relay
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
+
+// Admin looks after the messages of an outbox that the broker refused, beside
+// the relay that runs on it. Make it with [NewAdmin]. All methods may be called
+// from any goroutine and block for one short statement or transaction.
+type Admin struct{ store *store }
+
+// NewAdmin returns an Admin of the outbox in db. A dialect of "" is told from the
+// driver.
+func NewAdmin(db *sql.DB, d Dialect) (*Admin, error) {
+	if db == nil {
+		return nil, errors.New("relay: the database is nil")
+	}
+	if d == "" {
+		var err error
+		if d, err = dialect.Detect(db); err != nil {
+			return nil, fmt.Errorf("relay: %w", err)
+		}
+	} else if !d.Valid() {
+		return nil, fmt.Errorf("relay: the dialect is %q: use one of %s", d, dialect.Known)
+	}
+	return &Admin{newStore(db, d)}, nil
+}
+
+// Failure is a message that the broker refused and that is tried again. Later
+// messages of its key wait for it.
+type Failure struct {
+	ID         int64 // of the row in outbox
+	Topic, Key string
+	Attempts   int
+	Error      string    // of the last attempt
+	RetryAt    time.Time // by the database's clock
+}
+
+// DeadLetter is a message that the relay gave up.
+type DeadLetter struct {
+	ID                int64 // it had in outbox
+	Topic, Key        string
+	Payload, Metadata []byte // Metadata is a JSON object
+	Attempts          int
+	Error             string // of the last attempt
+	Created, Died     time.Time
+}
+
+// Failures lists at most limit messages with an id above after, in id order. Start
+// with after 0 and go on with the last id.
+func (a *Admin) Failures(ctx context.Context, after int64, limit int) ([]Failure, error) {
+	return list(ctx, a.store, "list failures", a.store.sql.Failures, after, limit, func(scan func(...any) error) (f Failure, err error) {
+		var at int64
+		err = scan(&f.ID, &f.Topic, &f.Key, &f.Attempts, &f.Error, &at)
+		f.RetryAt = time.UnixMilli(at)
+		return f, err
+	})
+}
+
+// DeadLetters lists at most limit dead messages with an id above after, in id order.
+func (a *Admin) DeadLetters(ctx context.Context, after int64, limit int) ([]DeadLetter, error) {
+	return list(ctx, a.store, "list dead letters", a.store.sql.Letters, after, limit, func(scan func(...any) error) (d DeadLetter, err error) {
+		var created, died int64
+		err = scan(&d.ID, &d.Topic, &d.Key, &d.Payload, &d.Metadata, &d.Attempts, &d.Error, &created, &died)
+		d.Created, d.Died = time.UnixMilli(created), time.UnixMilli(died)
+		return d, err
+	})
+}
+
+func list[T any](
+	ctx context.Context, s *store, what, query string, after int64, limit int, read func(scan func(...any) error) (T, error),
+) ([]T, error) {
+	found, err := bounded(ctx, callTimeout, func(ctx context.Context) ([]T, error) {
+		rows, err := s.query(s.db).QueryContext(ctx, query, after, limit)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = rows.Close() }()
+		var all []T
+		for rows.Next() {
+			one, err := read(rows.Scan)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, one)
+		}
+		return all, rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("relay: %s: %w", what, err)
+	}
+	return found, nil
+}
+
+// RetryFailures makes failing messages due at once, with no attempt spent, and
+// returns how many there were. A relay that runs notices within seconds.
+func (a *Admin) RetryFailures(ctx context.Context, ids ...int64) (int64, error) {
+	return a.change(ctx, "retry failures", ids, a.store.sql.Hasten)
+}
+
+// PurgeFailures deletes failing messages from the outbox for good, which lets
+// their keys go on, and returns how many there were. Nothing else is deleted:
+// an id that is not failing is left alone.
+func (a *Admin) PurgeFailures(ctx context.Context, ids ...int64) (int64, error) {
+	failing := make([]int64, 0, len(ids))
+	for _, id := range ids {
+		found, err := a.Failures(ctx, id-1, 1)
+		if err != nil {
+			return 0, err
+		}
+		if len(found) == 1 && found[0].ID == id {
+			failing = append(failing, id)
+		}
+	}
+	return a.change(ctx, "purge failures", failing, a.store.sql.Mend, a.store.sql.Delete)
+}
+
+// RetryDead puts dead messages back into the outbox, behind what is there, and
+// returns how many there were. To a replica that has seen newer ones of the key
+// they are stale.
+func (a *Admin) RetryDead(ctx context.Context, ids ...int64) (int64, error) {
+	if a.store.sql.RevivePurges {
+		return a.change(ctx, "retry dead letters", ids, a.store.sql.Revive)
+	}
+	return a.change(ctx, "retry dead letters", ids, a.store.sql.Revive, a.store.sql.Purge)
+}
+
+// PurgeDead deletes dead messages for good and returns how many there were.
+func (a *Admin) PurgeDead(ctx context.Context, ids ...int64) (int64, error) {
+	return a.change(ctx, "purge dead letters", ids, a.store.sql.Purge)
+}
+
+// change runs statements about ids in one transaction and returns how many rows
+// the last one changed.
+func (a *Admin) change(ctx context.Context, what string, ids []int64, statements ...string) (int64, error) {
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	changed, err := bounded(ctx, callTimeout, func(ctx context.Context) (n int64, err error) {
+		tx, err := a.store.db.BeginTx(ctx, nil)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = tx.Rollback() }()
+		for _, statement := range statements {
+			result, err := a.store.query(tx).ExecContext(ctx, statement, a.store.dialect.IDs(ids))
+			if err != nil {
+				return 0, err
+			}
+			if n, err = result.RowsAffected(); err != nil {
+				return 0, err
+			}
+		}
+		return n, tx.Commit()
+	})
+	if err != nil {
+		return 0, fmt.Errorf("relay: %s: %w", what, err)
+	}
+	return changed, nil
+}

@@ -1,0 +1,201 @@
+package relay_test
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-go/lockstep/relay"
+)
+
+func (m master) admin(t *testing.T) *relay.Admin {
+	t.Helper()
+	a, err := relay.NewAdmin(m.DB, m.dialect)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// A refused message is listed with its error, goes at once when it is asked to,
+// and lets its key go on when it is purged.
+func TestFailuresListRetryPurge(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		var good atomic.Bool
+		pub := &recorder{fate: func(p string) error {
+			if strings.HasPrefix(p, "a1") && !good.Load() || p == "b1" {
+				return refusal{}
+			}
+			return nil
+		}}
+		m.put(t, "a1", "a2", "b1", "b2")
+		m.start(t, pub, relay.Config{})
+		admin := m.admin(t)
+		var list []relay.Failure
+		eventually(t, "several refusals of both", func() bool {
+			var err error
+			if list, err = admin.Failures(t.Context(), 0, 10); err != nil {
+				t.Fatal(err)
+			}
+			return len(list) == 2 && list[0].Attempts > 2 && list[1].Attempts > 2
+		})
+		if f := list[0]; f.Topic != "account" || f.Key != "a" || !strings.Contains(f.Error, "refused") ||
+			time.Until(f.RetryAt) > time.Minute || time.Until(f.RetryAt) < -time.Minute {
+			t.Errorf("first failure: %+v", f)
+		}
+		if next, err := admin.Failures(t.Context(), list[0].ID, 10); err != nil || len(next) != 1 || next[0].Key != "b" {
+			t.Errorf("behind the first: %+v, %v; want b's", next, err)
+		}
+		good.Store(true)
+		eventually(t, "a's are sent", func() bool {
+			return strings.HasSuffix(strings.Join(m.pendingKeys(t), ""), "bb") && len(m.pendingKeys(t)) == 2
+		})
+		if n, err := admin.PurgeFailures(t.Context(), list[0].ID, list[1].ID); err != nil || n != 1 {
+			t.Errorf("purged %d, %v; want b1 alone", n, err)
+		}
+		m.drained(t)
+		if seen := pub.all(); seen[len(seen)-1] != "account/b2" {
+			t.Errorf("last on the wire: %s, want b2, whose way is free", seen[len(seen)-1])
+		}
+	})
+}
+
+func (m master) pendingKeys(t *testing.T) (keys []string) {
+	t.Helper()
+	rows, err := m.QueryContext(t.Context(), columns(`SELECT key FROM outbox ORDER BY id`, m.dialect))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var key string
+		if err := rows.Scan(&key); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// A failing message that is to wait for years goes when it is asked for.
+func TestRetryFailureNow(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.put(t, "a1", "a2")
+		at := map[relay.Dialect]string{relay.Postgres: "2099-01-01", relay.MySQL: "2099-01-01", relay.SQLite: "2099-01-01 00:00:00.000000+00:00"}[m.dialect]
+		if _, err := m.ExecContext(t.Context(), `INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
+			SELECT min(id), 20, 'refused', '`+at+`' FROM outbox`); err != nil {
+			t.Fatal(err)
+		}
+		pub := &recorder{}
+		r, _ := m.start(t, pub, relay.Config{})
+		eventually(t, "the key is known to wait", func() bool { return r.Stats().Blocked == 1 })
+		failing, err := m.admin(t).Failures(t.Context(), 0, 10)
+		if err != nil || len(failing) != 1 {
+			t.Fatalf("%d failing, %v; want 1", len(failing), err)
+		}
+		if n, err := m.admin(t).RetryFailures(t.Context(), failing[0].ID); err != nil || n != 1 {
+			t.Errorf("retried %d, %v; want 1", n, err)
+		}
+		m.drained(t)
+		wantSeen(t, pub, "a1", "a2")
+	})
+}
+
+// Dead messages are listed whole, sent again in their order, or purged.
+func TestDeadListRetryPurge(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		var good atomic.Bool
+		pub := &recorder{fate: func(string) error {
+			if good.Load() {
+				return nil
+			}
+			return refusal{permanent: true}
+		}}
+		m.put(t, "a1", "b1", "c1")
+		m.start(t, pub, relay.Config{})
+		m.drained(t)
+		admin := m.admin(t)
+		letters, err := admin.DeadLetters(t.Context(), 0, 2)
+		if err != nil || len(letters) != 2 {
+			t.Fatalf("%d letters, %v; want 2", len(letters), err)
+		}
+		have := letters[0]
+		if age := time.Since(have.Died); age < -time.Minute || age > time.Minute || have.Created.After(have.Died) {
+			t.Errorf("created %v, died %v", have.Created, have.Died)
+		}
+		have.Created, have.Died = time.Time{}, time.Time{}
+		want := relay.DeadLetter{ID: have.ID, Topic: "account", Key: "a", Payload: []byte("a1"), Metadata: []byte("{}"), Attempts: 1, Error: "refused"}
+		if diff := cmp.Diff(want, have); diff != "" {
+			t.Errorf("letter (-want +have):\n%s", diff)
+		}
+		good.Store(true)
+		rest, err := admin.DeadLetters(t.Context(), letters[1].ID, 10)
+		if err != nil || len(rest) != 1 {
+			t.Fatalf("%d letters behind the second, %v; want 1", len(rest), err)
+		}
+		if n, err := admin.RetryDead(t.Context(), rest[0].ID, letters[0].ID); err != nil || n != 2 {
+			t.Errorf("retried %d, %v; want 2", n, err)
+		}
+		eventually(t, "both are sent again", func() bool { return len(pub.all()) == 5 })
+		wantSeen(t, pub, "a1", "b1", "c1", "a1", "c1")
+		m.drained(t)
+		if n, err := admin.PurgeDead(t.Context(), letters[1].ID, letters[0].ID); err != nil || n != 1 {
+			t.Errorf("purged %d, %v; want 1: the others live again", n, err)
+		}
+		if n := m.count(t, "outbox_dead"); n != 0 {
+			t.Errorf("%d dead left, want 0", n)
+		}
+	})
+}
+
+type unwanted struct{ refusal }
+
+func (unwanted) Unroutable() bool { return true }
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// Messages that nobody wants are dropped, counted one by one and warned of once.
+func TestDroppedMessagesAreCountedAndWarnedOfOnce(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		var log syncBuffer
+		pub := &recorder{fate: func(string) error { return unwanted{} }}
+		r, stop := m.start(t, pub, relay.Config{BatchSize: 2, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		m.put(t, "a1", "a2", "b1", "b2", "c1")
+		m.drained(t)
+		stop()
+		if s := r.Stats(); s.Dropped != 5 || s.Returned != 5 || s.Published != 0 {
+			t.Errorf("%d dropped, %d returned, %d published; want 5, 5, 0", s.Dropped, s.Returned, s.Published)
+		}
+		if n := strings.Count(log.String(), "no queue is bound to the topic"); n != 1 {
+			t.Errorf("%d warnings, want 1 for the topic:\n%s", n, log.String())
+		}
+	})
+}

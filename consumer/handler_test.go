@@ -143,8 +143,9 @@ func TestHandlersSideBySide(t *testing.T) {
 		if tc.dialect == SQLite {
 			want = 1
 		}
-		if c.overlaps > 0 || c.most != want || len(r.authorLog(t)) != 100 {
-			t.Errorf("%s: %d overlaps within a key, %d at a time, %d calls; want 0, %d, 100", tc.dialect, c.overlaps, c.most, len(r.authorLog(t)), want)
+		// A busy machine may never bring all of them together.
+		if c.overlaps > 0 || c.most > want || c.most < min(2, want) || len(r.authorLog(t)) != 100 {
+			t.Errorf("%s: %d overlaps within a key, %d at a time, %d calls; want 0, up to %d, 100", tc.dialect, c.overlaps, c.most, len(r.authorLog(t)), want)
 		}
 		for key, order := range c.order {
 			if !slices.IsSorted(order) {

@@ -42,12 +42,12 @@ type failure struct {
 
 func (c *Consumer) newEngine() engine {
 	if c.dialect == dialect.SQLite {
-		return &sqlite{statements: newStatements(c.db, nil)}
+		return &sqlite{statements: c.newStatements(nil)}
 	}
 	// Each statement has to see what others committed while the one before it
 	// waited for a lock.
 	readCommitted := &sql.TxOptions{Isolation: sql.LevelReadCommitted}
-	return &postgres{statements: newStatements(c.db, readCommitted), conditions: make(map[[2]string]string)}
+	return &postgres{statements: c.newStatements(readCommitted), conditions: make(map[[2]string]string)}
 }
 
 // statements caches prepared statements by what they are for. It is used by one
@@ -57,10 +57,16 @@ type statements struct {
 	db       *sql.DB
 	options  *sql.TxOptions // of each transaction
 	prepared map[any]*sql.Stmt
+	patience
+	texts map[any]string // of the prepared ones, when there is a timeout
+	last  any            // the key of the one used last
 }
 
-func newStatements(db *sql.DB, options *sql.TxOptions) *statements {
-	return &statements{db, options, make(map[any]*sql.Stmt)}
+func (c *Consumer) newStatements(options *sql.TxOptions) *statements {
+	return &statements{
+		db: c.db, options: options, prepared: make(map[any]*sql.Stmt),
+		patience: c.newPatience(c.cfg.Logger.With(logQueue, c.cfg.Queue)), texts: make(map[any]string),
+	}
 }
 
 // prepare makes sure that there is a statement under the key.
@@ -73,6 +79,9 @@ func (s *statements) prepare(ctx context.Context, key any, text func() string) e
 		return fmt.Errorf("consumer: prepare: %w", err)
 	}
 	s.prepared[key] = stmt
+	if s.timeout > 0 {
+		s.texts[key] = text()
+	}
 	return nil
 }
 
@@ -91,6 +100,7 @@ func (s *statements) trim() error {
 
 // in returns the statement under the key, for use within a transaction.
 func (s *statements) in(ctx context.Context, tx *sql.Tx, key any) *sql.Stmt {
+	s.last = key
 	return tx.StmtContext(ctx, s.prepared[key])
 }
 
@@ -100,6 +110,7 @@ func (s *statements) close() error {
 		errs = append(errs, stmt.Close())
 	}
 	clear(s.prepared)
+	clear(s.texts)
 	return errors.Join(errs...)
 }
 
@@ -109,8 +120,13 @@ func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) 
 	if err != nil {
 		return fmt.Errorf("consumer: begin: %w", err)
 	}
-	if err := work(tx); err != nil {
+	s.last = nil
+	if err = s.begin(ctx, tx); err == nil {
+		err = work(tx)
+	}
+	if err != nil {
 		_ = tx.Rollback() // work's error says more
+		s.tooLong(ctx, err, orElse(s.texts[s.last], "one that takes locks or looks for a fault"))
 		return err
 	}
 	if err := tx.Commit(); err != nil {

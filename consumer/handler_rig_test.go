@@ -86,7 +86,7 @@ type callLog struct {
 	order    map[string][]int64
 }
 
-func newCalls() *callLog { return &callLog{keys: map[string]bool{}, order: map[string][]int64{}} }
+func newCallLog() *callLog { return &callLog{keys: map[string]bool{}, order: map[string][]int64{}} }
 
 func (c *callLog) enter(key string, revision int64) (leave func()) {
 	c.mu.Lock()

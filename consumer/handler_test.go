@@ -125,7 +125,7 @@ func TestHandlersSideBySide(t *testing.T) {
 		dialect Dialect
 		workers int
 	}{{Postgres, 5}, {Postgres, 1}, {SQLite, 5}} {
-		c := newCalls()
+		c := newCallLog()
 		r, run := runAuthors(t, tc.dialect, Config{Workers: tc.workers}, func(ctx context.Context, tx Tx, ev Event[author]) error {
 			defer c.enter(ev.Key, ev.Revision)()
 			linger(ctx, time.Millisecond)
@@ -159,7 +159,7 @@ func TestHandlersSideBySide(t *testing.T) {
 func TestHandlersOfTwoProcesses(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, Postgres, authorLog)
-	c := newCalls()
+	c := newCallLog()
 	broker := newTestBroker()
 	broker.requeue = true
 	var messages []*message.Message

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 
@@ -124,7 +123,7 @@ func (x *inbox) transact(run context.Context, in *incoming) (verdict, error) {
 	if err != nil {
 		return verdict{}, fmt.Errorf("consumer: begin: %w", err)
 	}
-	s := &txState{tx: tx, log: x.log, entity: in.ev.CQRSID, timeout: x.cfg.StatementTimeout, byServer: x.dialect == dialect.Postgres}
+	s := &txState{tx: tx, patience: x.newPatience(x.log.With(logEntity, in.String()))}
 	defer s.end()
 	v, have, err := x.guard(ctx, s, statements, in)
 	if err != nil || v.outcome != applied {
@@ -146,11 +145,8 @@ func (x *inbox) transact(run context.Context, in *incoming) (verdict, error) {
 // guard decides by what is stored, and stores what comes after the event. From
 // then on the key is locked.
 func (x *inbox) guard(ctx context.Context, s *txState, p *inboxStatements, in *incoming) (v verdict, have state, err error) {
-	if s.timeout > 0 && s.byServer {
-		ms := strconv.FormatInt(s.timeout.Milliseconds(), 10)
-		if _, err := s.tx.ExecContext(ctx, dialect.PostgresStatementTimeout, ms); err != nil {
-			return v, have, fmt.Errorf("consumer: set the statement timeout: %w", err)
-		}
+	if err := s.begin(ctx, s.tx); err != nil {
+		return v, have, err
 	}
 	for {
 		if have, err = x.stored(ctx, s.tx, p, in); err != nil {

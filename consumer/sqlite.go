@@ -138,6 +138,8 @@ func (s *sqlite) one(ctx context.Context, tx *sql.Tx, in *incoming) (verdict, er
 func (s *sqlite) stored(ctx context.Context, tx *sql.Tx, in *incoming, key any) (state, error) {
 	var have state
 	var updated sql.NullString
+	ctx, done := s.limit(ctx)
+	defer done()
 	err := s.in(ctx, tx, task{in.to, taskStored, ""}).QueryRowContext(ctx, key, in.key). //nolint:sqlclosecheck // cached; closed by database/sql with the transaction
 												Scan(&have.presence, &have.Revision, &updated)
 	switch {
@@ -184,6 +186,8 @@ func (s *sqlite) bury(ctx context.Context, tx *sql.Tx, in *incoming, key any, th
 }
 
 func (s *sqlite) exec(ctx context.Context, tx *sql.Tx, in *incoming, t task, args ...any) error {
+	ctx, done := s.limit(ctx)
+	defer done()
 	_, err := s.in(ctx, tx, t).ExecContext(ctx, args...) //nolint:sqlclosecheck // cached; closed by database/sql with the transaction
 	return s.wrap(in, err)
 }

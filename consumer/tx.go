@@ -3,9 +3,7 @@ package consumer
 import (
 	"context"
 	"database/sql"
-	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
@@ -17,11 +15,8 @@ type Tx struct{ s *txState }
 
 // txState is what the calls of a transaction have in common.
 type txState struct {
-	tx       *sql.Tx
-	log      *slog.Logger
-	entity   string
-	timeout  time.Duration // of a statement; zero for none
-	byServer bool          // the server keeps the timeout
+	tx *sql.Tx
+	patience
 
 	mu     sync.Mutex
 	first  error // the first error of a statement
@@ -31,9 +26,9 @@ type txState struct {
 
 // ExecContext executes a statement that returns no rows.
 func (tx Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	ctx, done := tx.s.limit(ctx)
+	limited, done := tx.s.limit(ctx)
 	defer done()
-	res, err := tx.s.tx.ExecContext(ctx, query, args...)
+	res, err := tx.s.tx.ExecContext(limited, query, args...)
 	tx.s.note(ctx, query, err)
 	return res, err
 }
@@ -41,16 +36,14 @@ func (tx Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Re
 // QueryContext executes a statement that returns rows. They must be closed
 // before the handler returns.
 func (tx Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	ctx = tx.s.limitToEnd(ctx)
-	rows, err := tx.s.tx.QueryContext(ctx, query, args...)
+	rows, err := tx.s.tx.QueryContext(tx.s.limitToEnd(ctx), query, args...)
 	tx.s.note(ctx, query, err)
 	return rows, err
 }
 
 // QueryRowContext executes a statement that returns at most one row.
 func (tx Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	ctx = tx.s.limitToEnd(ctx)
-	row := tx.s.tx.QueryRowContext(ctx, query, args...)
+	row := tx.s.tx.QueryRowContext(tx.s.limitToEnd(ctx), query, args...)
 	tx.s.note(ctx, query, row.Err())
 	return row
 }
@@ -60,14 +53,6 @@ func (tx Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error
 	stmt, err := tx.s.tx.PrepareContext(ctx, query)
 	tx.s.note(ctx, query, err)
 	return stmt, err
-}
-
-// limit bounds one statement, where the server does not.
-func (s *txState) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	if s.timeout == 0 || s.byServer {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, s.timeout)
 }
 
 // limitToEnd is limit for a statement whose rows are read after the call.
@@ -93,13 +78,8 @@ func (s *txState) note(ctx context.Context, query string, err error) {
 	}
 	s.away = s.away || dialect.IsAway(err) || dialect.IsConnection(err)
 	s.mu.Unlock()
-	if s.timeout > 0 && dialect.Classify(err) == dialect.Canceled && (s.byServer && ctx.Err() == nil || ctx.Err() != nil && !s.byServer) {
-		s.log.Warn("a statement took too long", logEntity, s.entity, "statement", shorten(query, maxStatementShown), "timeout", s.timeout, logError, err)
-	}
+	s.tooLong(ctx, err, query)
 }
-
-// maxStatementShown is how much of a statement is logged.
-const maxStatementShown = 1000
 
 // end releases what statements hold.
 func (s *txState) end() {

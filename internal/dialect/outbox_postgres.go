@@ -191,17 +191,28 @@ func postgresEnvelope(e EntityTable, signal event.Signal, data []string) string 
 func postgresValue(column string, c Column) string {
 	switch c.Base {
 	case "timestamp with time zone":
-		return "CASE WHEN isfinite(" + column + ") THEN " + postgresTimestamptz(column) + " END"
+		return "CASE WHEN isfinite(" + column + ") THEN " + postgresTimestamptz(column) + postgresEra(column, "timestamptz '0001-01-01 00:00:00+00'") + " END"
 	case "timestamp without time zone":
-		return "CASE WHEN isfinite(" + column + ") THEN to_char(" + column + ", 'YYYY-MM-DD HH24:MI:SS.US') END"
+		return "CASE WHEN isfinite(" + column + ") THEN to_char(" + column + ", 'YYYY-MM-DD HH24:MI:SS.US')" + postgresEra(column, "timestamp '0001-01-01'") + " END"
 	case "date":
 		return "CASE WHEN isfinite(" + column + ") THEN " + column + " END"
 	case "real", "double precision", "numeric":
 		return "CASE WHEN " + column + " NOT IN ('NaN', 'Infinity', '-Infinity') THEN " + column + " END"
 	case "bytea":
 		return "translate(encode(" + column + ", 'base64'), E'\\n', '')"
+	case "money": // its text depends on the session's locale
+		return column + "::numeric"
+	}
+	if name := c.Base[strings.LastIndexByte(c.Base, '.')+1:]; name == "hstore" {
+		return column + "::text" // its cast to json gives what it cannot read back
 	}
 	return column
+}
+
+// postgresEra is the expression that marks times before the first year, as the
+// database reads them.
+func postgresEra(column, first string) string {
+	return " || CASE WHEN " + column + " < " + first + " THEN ' BC' ELSE '' END"
 }
 
 func postgresTimestamptz(column string) string {

@@ -43,9 +43,13 @@ const (
 // ReplicaScan builds the statements for a table with the key column and other
 // columns, whose names on the wire are given, too.
 func (n Name) ReplicaScan(table string, key Column, others []Column, wire []string) ReplicaScan {
-	columns, behind, among := postgresReplicaColumns, "$2::"+keyCast(key), "= ANY ($1::"+keyCast(key)+"[])"
+	// On PostgreSQL each key is looked up by the index, whatever the planner thinks
+	// of the table: right after a load it knows nothing of it.
+	columns, behind := postgresReplicaColumns, "$2::"+keyCast(key)
+	find := "SELECT f.* FROM unnest($1::" + keyCast(key) + "[]) k (k), LATERAL (SELECT {columns}{data} FROM {table} t WHERE t.{key} = k.k OFFSET 0) f"
 	if n == SQLite {
-		columns, behind, among = sqliteReplicaColumns, "?2", "IN (SELECT value FROM json_each(?1))"
+		columns, behind = sqliteReplicaColumns, "?2"
+		find = "SELECT {columns}{data} FROM {table} t WHERE t.{key} IN (SELECT value FROM json_each(?1))"
 	}
 	data := postgresReplicaData(others, wire)
 	if n == SQLite {
@@ -62,8 +66,8 @@ func (n Name) ReplicaScan(table string, key Column, others []Column, wire []stri
 	return ReplicaScan{
 		First:    build("SELECT {columns} FROM {table} t ORDER BY t.{key} LIMIT {limit}"),
 		Next:     build("SELECT {columns} FROM {table} t WHERE t.{key} > " + behind + " ORDER BY t.{key} LIMIT {limit}"),
-		Find:     build("SELECT {columns} FROM {table} t WHERE t.{key} " + among),
-		FindRows: build("SELECT {columns}, {data} FROM {table} t WHERE t.{key} " + among),
+		Find:     build(strings.ReplaceAll(find, "{data}", "")),
+		FindRows: build(strings.ReplaceAll(find, "{data}", ", {data}")),
 		Count:    "SELECT count(*) FROM " + n.Quote(table),
 	}
 }

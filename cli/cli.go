@@ -25,8 +25,8 @@ const (
 // Main runs the relay command with the arguments behind the program's name and
 // returns its exit code. Results go to stdout, logs and errors to stderr. When
 // ctx ends, a running command drains and returns.
-func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := New() //nolint:contextcheck // cobra hands ctx on
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer, options ...Option) int {
+	root := New(options...) //nolint:contextcheck // cobra hands ctx on
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -46,8 +46,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// New returns the relay command with all its subcommands.
-func New() *cobra.Command {
+// New returns the relay command with all its subcommands. The options declare
+// what a service that mounts it would otherwise declare in lockstep.yaml.
+func New(options ...Option) *cobra.Command {
+	svc := &service{}
+	for _, option := range options {
+		option(svc)
+	}
 	root := &cobra.Command{
 		Use:   "relay",
 		Short: "Forward a transactional outbox, and keep replicas in step",
@@ -62,7 +67,8 @@ See it work, with no server:   relay demo`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagMisuse)
-	root.AddCommand(newRun(), newConsume(), newMigrate(), newDemo(), newVersion())
+	root.AddCommand(newRun(svc), newConsume(svc), newMigrate(), newDemo(), newVersion(),
+		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc))
 	return root
 }
 

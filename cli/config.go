@@ -24,6 +24,7 @@ import (
 // has no code of its own for it.
 type configFile struct {
 	path string
+	code service
 	// Entities are the master's side.
 	Entities map[string]entityConfig `yaml:"entities"`
 	// Queue and Replicas are the replica's side.
@@ -124,7 +125,7 @@ func (noBroker) Close() error { return nil }
 
 // outbox returns the master's side.
 func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
-	cfg := outbox.Config{Dialect: d}
+	cfg := outbox.Config{Dialect: d, Entities: f.declared()}
 	var faults []error
 	for _, id := range slices.Sorted(maps.Keys(f.Entities)) {
 		e := f.Entities[id]
@@ -140,7 +141,7 @@ func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
 
 // checkEntities compares the entities with the database.
 func (f *configFile) checkEntities(ctx context.Context, db *database) error {
-	if len(f.Entities) == 0 {
+	if !f.hasEntities() {
 		return nil
 	}
 	ob, err := f.outbox(db.dialect)
@@ -176,6 +177,9 @@ func (f *configFile) addReplicas(c *consumer.Consumer) error {
 		if err := c.Table(id, table); err != nil {
 			faults = append(faults, err)
 		}
+	}
+	if f.code.replicas != nil {
+		faults = append(faults, f.code.replicas(c))
 	}
 	return errors.Join(faults...)
 }

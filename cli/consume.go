@@ -14,8 +14,8 @@ import (
 	"github.com/lockstep-go/lockstep/metrics"
 )
 
-func newConsume() *cobra.Command {
-	var s settings
+func newConsume(svc *service) *cobra.Command {
+	s := settings{service: svc}
 	var cfg consumer.Config
 	var h health
 	cmd := &cobra.Command{
@@ -53,7 +53,7 @@ const (
 
 func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, h health) error {
 	err := errors.Join(
-		s.fill(cmd, flagDatabase, flagBroker, flagConfig),
+		s.fill(cmd, s.withConfig(flagDatabase, flagBroker)...),
 		atLeast(flagBatchSize, cfg.BatchSize, 1),
 		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
 		h.check(),
@@ -61,7 +61,7 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, h health) er
 	if err != nil {
 		return err
 	}
-	file, err := readConfig(s.config)
+	file, err := s.readConfig()
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, h health) er
 	if cfg.Queue == "" {
 		return misusef("%s: queue is missing: name this replica's queue there or by --queue", s.config)
 	}
-	if len(file.Replicas) == 0 {
+	if !file.hasReplicas() {
 		return misusef("%s: replicas is missing: declare at least one table that follows an entity", s.config)
 	}
 	lag := metrics.NewLag()

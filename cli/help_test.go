@@ -47,7 +47,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	want := ",consume,demo,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,version"
+	want := ",consume,deleted,deleted master,deleted replica,deleted sync,demo,diff,diff master,diff replica,diff sync,dump,load,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,sync,version"
 	if have := strings.Join(paths, ","); have != want {
 		t.Errorf("commands %s, want %s", have, want)
 	}

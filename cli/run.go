@@ -16,8 +16,8 @@ import (
 	"github.com/lockstep-go/lockstep/relay"
 )
 
-func newRun() *cobra.Command {
-	var s settings
+func newRun(svc *service) *cobra.Command {
+	s := settings{service: svc}
 	var cfg relay.Config
 	var h health
 	var broadcast, direct string
@@ -66,7 +66,7 @@ func (s *settings) run(cmd *cobra.Command, cfg relay.Config, h health) error {
 	if err != nil {
 		return err
 	}
-	file, err := readConfig(s.config)
+	file, err := s.readConfig()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ type settings struct {
 	logLevel    string
 	logFormat   string
 	asJSON      bool
+	service     *service // what code declares; may be nil
 
 	// brokerFrom is where the broker's URL was read, for messages.
 	brokerFrom string

@@ -10,8 +10,10 @@ import (
 
 // Row is the current state of a row, as its events carry it.
 type Row struct {
-	// Key is the key's text.
+	// Key is the key's text, and PK the key as an event has it: a JSON number or
+	// string.
 	Key string
+	PK  json.RawMessage
 	// Data is what an event would have as its data, without line breaks.
 	Data json.RawMessage
 }
@@ -114,7 +116,7 @@ func (s *scan) rows(ctx context.Context, db *sql.DB, from *string, yield func(Ro
 func (s *scan) row(rows *sql.Rows) (Row, error) {
 	if s.dialect != SQLite {
 		var r Row
-		err := rows.Scan(&r.Key, (*[]byte)(&r.Data))
+		err := rows.Scan(&r.Key, (*[]byte)(&r.PK), (*[]byte)(&r.Data))
 		r.Data = oneLine(r.Data)
 		return r, err
 	}
@@ -131,7 +133,7 @@ func (s *scan) row(rows *sql.Rows) (Row, error) {
 	if err != nil {
 		return Row{}, err
 	}
-	return Row{Key: text, Data: oneLine(encoded.event.Data)}, nil
+	return Row{Key: text, PK: encoded.event.Key, Data: oneLine(encoded.event.Data)}, nil
 }
 
 // oneLine takes line breaks out of JSON, which a json column may hold.

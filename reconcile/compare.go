@@ -133,13 +133,11 @@ func (c *comparison) masterRows(ctx context.Context) iter.Seq2[masterRow, error]
 	}
 }
 
-// versionOf finds the revision in a row's data. Its key as JSON is its text:
-// whoever looks for it reads both.
+// versionOf finds the revision in a row's data.
 func versionOf(row outbox.Row) (masterRow, error) {
 	e := event.Event{Data: row.Data}
 	v, err := e.Version()
-	pk := event.AppendString(nil, row.Key)
-	return masterRow{outbox.Version{Key: row.Key, PK: pk, Revision: v.Revision}, row.Data}, err
+	return masterRow{outbox.Version{Key: row.Key, PK: row.PK, Revision: v.Revision}, row.Data}, err
 }
 
 // forward looks for the master's rows in the replica.
@@ -180,7 +178,7 @@ func (c *comparison) compare(ctx context.Context, batch []masterRow) error {
 		have, ok := stored[c.reader.Key(row.PK)]
 		d := Difference{Key: row.PK, Master: row.Revision, Replica: have.Revision}
 		if c.CompareOptions.Fields && ok {
-			d.Key, d.Fields = have.PK, differing(row.data, have.Data)
+			d.Fields = differing(row.data, have.Data)
 		}
 		switch {
 		case !ok:

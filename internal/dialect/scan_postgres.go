@@ -19,7 +19,7 @@ LIMIT $1
 FOR NO KEY UPDATE OF t`
 
 	postgresScanRows = `
-SELECT t.{key}::text, {data}
+SELECT t.{key}::text, to_json(t.{key})::text, {data}
 FROM {table} t
 WHERE {from} AND ({condition})
 ORDER BY t.{key}

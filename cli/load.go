@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lockstep-go/lockstep/reconcile"
+)
+
+// loadCommand is `relay load`.
+type loadCommand struct {
+	tool
+	input   string
+	options reconcile.LoadOptions
+}
+
+func newLoad(svc *service) *cobra.Command {
+	c := loadCommand{tool: tool{settings: settings{service: svc}}}
+	cmd := &cobra.Command{
+		Use:   "load",
+		Short: "Apply a dump to the replica table that follows its entity",
+		Long: `Apply a dump, of ` + "`relay dump`" + ` or of django-cqrs's cqrs_bulk_dump, to the replica
+table that follows its entity. Rows that are here in the same or a newer revision
+stay. A row that does not fit is reported with its line and hinders no other; the
+exit code is 1 then. All of it is one transaction, --clear too, unless --apart
+asks for one a batch.`,
+		Example: `  relay load --input account.dump.gz --config lockstep.yaml
+  ssh shop ./manage.py cqrs_bulk_dump -c account -o - | relay load --input - --clear`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
+	}
+	c.common(cmd)
+	c.jsonFlag(cmd)
+	f := cmd.Flags()
+	f.StringVarP(&c.input, "input", "i", "", "`file` to read, - for standard input; .gz is compressed")
+	f.BoolVar(&c.options.Clear, "clear", false, "delete all rows of the table first")
+	f.BoolVar(&c.options.Apart, "apart", false, "make each batch a transaction of its own")
+	return cmd
+}
+
+func (c *loadCommand) run(cmd *cobra.Command) error {
+	if err := c.check(cmd, flagDatabase); err != nil {
+		return err
+	}
+	if c.input == "" {
+		return misusef("--input is missing: name a file, or - for standard input")
+	}
+	in, err := openInput(cmd, c.input)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	return c.withReplica(cmd.Context(), func(to reconcile.Replica) error { return c.load(cmd, in, to) })
+}
+
+func (c *loadCommand) load(cmd *cobra.Command, in io.Reader, to reconcile.Replica) error {
+	p := newProgress(cmd, c.quiet, "load", 0)
+	defer p.end()
+	c.options.Batch, c.options.Progress = c.batch, p.report
+	c.options.Failed = func(line int, err error) {
+		p.end()
+		fmt.Fprintf(cmd.ErrOrStderr(), "line %d: %v\n", line, err)
+	}
+	result, err := reconcile.Load(cmd.Context(), in, to, c.options)
+	p.end()
+	if err != nil {
+		return err
+	}
+	if c.asJSON {
+		if err := printJSON(cmd, result); err != nil {
+			return err
+		}
+	} else {
+		cleared := ""
+		if c.options.Clear {
+			cleared = fmt.Sprintf("%d rows cleared, ", result.Cleared)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%d rows loaded, %d skipped, %d failed\n", result.Entity, cleared, result.Applied, result.Skipped, result.Failed)
+	}
+	if result.Failed > 0 {
+		return fmt.Errorf("%d rows of %s do not fit; the others are loaded", result.Failed, result.Entity)
+	}
+	return nil
+}
+
+// input is a file or standard input, uncompressed.
+type input struct {
+	io.Reader
+	close func() error
+}
+
+// Close closes the file.
+func (i *input) Close() error { return i.close() }
+
+// openInput opens a file, or standard input for "-" and "".
+func openInput(cmd *cobra.Command, path string) (*input, error) {
+	if path == "-" || path == "" {
+		return &input{cmd.InOrStdin(), func() error { return nil }}, nil
+	}
+	f, err := os.Open(path) //nolint:gosec // the user names the file
+	if err != nil {
+		return nil, fmt.Errorf("--input: %w", err)
+	}
+	if !strings.HasSuffix(path, ".gz") {
+		return &input{f, f.Close}, nil
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("--input %s: %w", path, err)
+	}
+	return &input{z, f.Close}, nil
+}

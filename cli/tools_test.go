@@ -1,0 +1,347 @@
+package cli_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+
+	"github.com/lockstep-go/lockstep/cli"
+	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/internal/testdb"
+	"github.com/lockstep-go/lockstep/outbox"
+)
+
+// run runs the command as a process to its end, with what it reads.
+func run(t *testing.T, env []string, stdin string, args ...string) outcome {
+	t.Helper()
+	binary, err := relayBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("relay %s: %v", strings.Join(args, " "), err)
+	}
+	o := outcome{code: cmd.ProcessState.ExitCode(), out: out.String(), stderr: stderr.String()}
+	noSecret(t, o.out+o.stderr)
+	return o
+}
+
+// sides is a master on PostgreSQL and a replica on SQLite, and what the commands
+// need to reach them.
+type sides struct {
+	t               *testing.T
+	master, replica *sql.DB
+	// masterURL and replicaURL are the databases', env has the configuration.
+	masterURL, replicaURL string
+	env                   []string
+}
+
+func newSides(t *testing.T, rows int) *sides {
+	t.Helper()
+	s := &sides{t: t}
+	s.master, s.masterURL = testdb.Postgres(t)
+	s.replicaURL = "sqlite://" + filepath.Join(t.TempDir(), "replica.db")
+	config := writeFile(t, "lockstep.yaml", `
+entities:
+  account: {table: accounts, fields: [id, name]}
+queue: billing
+replicas:
+  account: {table: account_ref, columns: {id: id, name: title}}
+`)
+	s.env = []string{"LOCKSTEP_CONFIG=" + config, "XDG_CACHE_HOME=" + t.TempDir()}
+	for _, url := range []string{s.masterURL, s.replicaURL} {
+		mustRelay(t, "migrate", "up", "--database-url", url)
+	}
+	replica, err := sql.Open("sqlite", strings.TrimPrefix(s.replicaURL, "sqlite://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = replica.Close() })
+	s.replica = replica
+	s.exec(s.master, `CREATE TABLE accounts (id bigint PRIMARY KEY, name text NOT NULL)`)
+	s.exec(s.master, mustRelay(t, "migrate", "table", "accounts"))
+	s.exec(s.master, fmt.Sprintf(`INSERT INTO accounts SELECT i, 'n' || i, 1, now() FROM generate_series(1, %d) i`, rows))
+	s.exec(s.replica, `CREATE TABLE account_ref (id INTEGER PRIMARY KEY, title TEXT NOT NULL CHECK (title <> 'bad'))`)
+	s.exec(s.replica, mustRelay(t, "migrate", "table", "account_ref", "--dialect", "sqlite"))
+	return s
+}
+
+func (s *sides) exec(db *sql.DB, query string) {
+	s.t.Helper()
+	if _, err := db.ExecContext(s.t.Context(), query); err != nil {
+		s.t.Fatalf("%s: %v", query, err)
+	}
+}
+
+func (s *sides) int(db *sql.DB, query string) (n int) {
+	s.t.Helper()
+	if err := db.QueryRowContext(s.t.Context(), query).Scan(&n); err != nil {
+		s.t.Fatalf("%s: %v", query, err)
+	}
+	return n
+}
+
+// onMaster and onReplica run a command of that side.
+func (s *sides) onMaster(stdin string, args ...string) outcome {
+	return run(s.t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL), stdin, args...)
+}
+
+func (s *sides) onReplica(stdin string, args ...string) outcome {
+	return run(s.t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.replicaURL), stdin, args...)
+}
+
+// wantOut checks that a command was done and what it printed.
+func (o outcome) wantOut(t *testing.T, want string) {
+	t.Helper()
+	o.expect(t, 0)
+	if diff := cmp.Diff(want, o.out); diff != "" {
+		t.Errorf("printed (-want +have):\n%s\n%v", diff, o)
+	}
+}
+
+func TestSyncCommand(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 5)
+	s.onMaster("", "sync", "--cqrs-id", "account", "--filter", `{"id__in": [1, 2]}`, "--queue", "billing", "--force").wantOut(t, "2 rows synced\n")
+	if n := s.int(s.master, `SELECT count(*) FROM outbox WHERE topic = 'cqrs.billing.account' AND metadata ->> 'lockstep-force' = '1'`); n != 2 {
+		t.Errorf("%d forced events go to billing, want 2", n)
+	}
+	o := s.onMaster("", "sync", "--cqrs-id", "account")
+	o.wantOut(t, "0 rows synced\n")
+	o.expect(t, 0, "nothing is selected: give --filter, or --all")
+	s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--json").wantOut(t, `{"cqrs_id":"account","rows":5,"position":"5"}`+"\n")
+
+	for name, tt := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"no entity":      {nil, []string{"--cqrs-id is missing"}},
+		"unknown entity": {[]string{"--cqrs-id", "nobody", "--all"}, []string{`unknown entity "nobody"`, "account"}},
+		"unknown field":  {[]string{"--cqrs-id", "account", "--filter", `{"nome__gt": 1}`}, []string{`"nome"`, `"gt"`}},
+		"unknown lookup": {[]string{"--cqrs-id", "account", "--filter", `{"id__regex": 1}`}, []string{`"id"`, `"regex"`}},
+		"not JSON":       {[]string{"--cqrs-id", "account", "--filter", `id=1`}, []string{"not a JSON object"}},
+		"value":          {[]string{"--cqrs-id", "account", "--filter", `{"id": "x"}`}, []string{"does not fit"}},
+		"all and filter": {[]string{"--cqrs-id", "account", "--filter", `{}`, "--all"}, []string{"--all and --filter"}},
+		"rate":           {[]string{"--cqrs-id", "account", "--all", "--rate", "fast"}, []string{`--rate is "fast"`}},
+		"several":        {[]string{"--rate", "0", "--batch", "0"}, []string{"--rate", "--batch", "--cqrs-id"}},
+		"queue":          {[]string{"--cqrs-id", "account", "--all", "--queue", "a b"}, []string{"--queue"}},
+	} {
+		t.Run(name, func(t *testing.T) { s.onMaster("", append([]string{"sync"}, tt.args...)...).expect(t, 2, tt.want...) })
+	}
+	run(t, nil, "", "sync", "--cqrs-id", "account", "--all").expect(t, 2, "--database-url is missing", "--config is missing")
+	run(t, s.env, "", "sync", "--cqrs-id", "account", "--all", "--database-url", noDatabase).expect(t, 1, "cannot be reached")
+}
+
+// A sync that is interrupted says so, and goes on where it was with --resume.
+func TestSyncResumesCommand(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 40)
+	env := append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL)
+	p := start(t, env, "sync", "--cqrs-id", "account", "--all", "--rate", "10/s")
+	eventually(t, func() string {
+		if n := s.int(s.master, `SELECT count(*) FROM outbox`); n < 10 {
+			return fmt.Sprintf("%d rows are sent", n)
+		}
+		return ""
+	})
+	p.signal(os.Interrupt)
+	if code, _ := p.exit(patience); code != 1 || !strings.Contains(p.log.String(), "--resume") {
+		t.Fatalf("exit code %d, want 1 and a word about --resume", code)
+	}
+	sent := s.int(s.master, `SELECT count(*) FROM outbox`)
+	if sent == 40 {
+		t.Fatal("nothing is left to resume: the test proves nothing")
+	}
+	o := s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--resume")
+	o.wantOut(t, fmt.Sprintf("%d rows synced\n", 40-sent))
+	o.expect(t, 0, "resuming behind key")
+	if n := s.int(s.master, `SELECT count(DISTINCT key) FROM outbox`); n != 40 {
+		t.Errorf("%d rows were sent in both runs, want 40", n)
+	}
+	s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--resume").wantOut(t, "40 rows synced\n") // it was done: from the beginning
+}
+
+func TestDumpAndLoadCommands(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 3)
+	folder := t.TempDir()
+	file := filepath.Join(folder, "account.dump")
+	s.onMaster("", "dump", "--cqrs-id", "account", "--output", file).wantOut(t, "3 rows dumped to "+file+"\n")
+	content, err := os.ReadFile(file)
+	if err != nil || !strings.HasPrefix(string(content), "account\n{\"id\":1,\"name\":\"n1\",") || strings.HasSuffix(string(content), "\n") {
+		t.Fatalf("the dump is %q (%v)", content, err)
+	}
+	s.onMaster("", "dump", "--cqrs-id", "account", "--output", file).expect(t, 1, file+" exists", "--force")
+	s.onMaster("", "dump", "--cqrs-id", "account", "--output", file, "--force", "--json").wantOut(t, fmt.Sprintf(`{"cqrs_id":"account","rows":3,"file":%q}`+"\n", file))
+	piped := s.onMaster("", "dump", "--cqrs-id", "account", "--output", "-")
+	piped.wantOut(t, string(content))
+
+	s.onReplica(piped.out, "load", "--input", "-").wantOut(t, "account: 3 rows loaded, 0 skipped, 0 failed\n")
+	s.onReplica("", "load", "--input", file, "--json").wantOut(t, `{"cqrs_id":"account","cleared":0,"applied":0,"skipped":3,"failed":0}`+"\n")
+	s.onReplica("", "load", "--input", file, "--clear", "--apart").wantOut(t, "account: 3 rows cleared, 3 rows loaded, 0 skipped, 0 failed\n")
+
+	zipped := file + ".gz"
+	s.onMaster("", "dump", "--cqrs-id", "account", "--filter", `{"id": 2}`, "--output", zipped).expect(t, 0)
+	f, err := os.Open(zipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := gzip.NewReader(f); err != nil {
+		t.Errorf("%s is not compressed: %v", zipped, err)
+	}
+	s.onReplica("", "load", "--input", zipped, "--clear").wantOut(t, "account: 3 rows cleared, 1 rows loaded, 0 skipped, 0 failed\n")
+
+	s.exec(s.master, `UPDATE accounts SET name = 'bad', cqrs_revision = 2 WHERE id = 2`)
+	bad := s.onMaster("", "dump", "--cqrs-id", "account", "--output", "-").out
+	o := s.onReplica(bad+"\nrubbish", "load", "-i", "-")
+	o.expect(t, 1, "line 3: consumer: account/2", "line 5:", "2 rows of account do not fit")
+	if o.out != "account: 2 rows loaded, 0 skipped, 2 failed\n" {
+		t.Errorf("printed %q", o.out)
+	}
+	s.onReplica("", "load", "-i", "-").expect(t, 1, "it is empty")
+	s.onReplica("nobody\n{}", "load", "-i", "-").expect(t, 2, "unknown entity", "nobody")
+	s.onReplica("", "load", "-i", filepath.Join(folder, "none")).expect(t, 1, "no such file")
+	s.onReplica("", "load").expect(t, 2, "--input is missing")
+	s.onReplica("", "load", "-i", file, "--batch", "0").expect(t, 2, "--batch")
+	left, _ := filepath.Glob(filepath.Join(folder, "*.part"))
+	if len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestDiffCommands(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 6)
+	dump := s.onMaster("", "dump", "--cqrs-id", "account", "-o", "-").out
+	s.onReplica(dump, "load", "-i", "-", "--quiet").expect(t, 0)
+	s.exec(s.replica, `DELETE FROM account_ref WHERE id = 2`)
+	s.exec(s.replica, `UPDATE account_ref SET title = 'other' WHERE id = 3`)
+	s.exec(s.master, `UPDATE accounts SET cqrs_revision = 4 WHERE id = 4`)
+	s.exec(s.master, `DELETE FROM accounts WHERE id = 6`)
+
+	one := s.onMaster("", "diff", "master", "--cqrs-id", "account", "--batch", "3")
+	if _, lines, _ := strings.Cut(one.out, "\n"); lines != "[[1,1],[2,1],[3,1]]\n[[4,4],[5,1]]\n" {
+		t.Errorf("diff master: %v", one)
+	}
+	two := s.onReplica(one.out, "diff", "replica")
+	two.expect(t, 0, "account: 2 of 5 rows differ")
+	if header, lines, _ := strings.Cut(two.out, "\n"); !strings.HasSuffix(header, ",billing") || lines != "[2]\n[4]\n" {
+		t.Errorf("diff replica: %v", two)
+	}
+	s.onMaster(two.out, "diff", "sync").wantOut(t, "2 of 2 rows synced\n")
+	if n := s.int(s.master, `SELECT count(*) FROM outbox WHERE topic = 'cqrs.billing.account' AND key IN ('2', '4')`); n != 2 {
+		t.Errorf("%d events go to billing, want 2", n)
+	}
+	s.onMaster(two.out, "diff", "sync", "--json", "--queue", "other", "--rate", "1000/s").wantOut(t, `{"cqrs_id":"account","rows":2,"found":2}`+"\n")
+
+	all := s.onReplica("", "deleted", "replica", "--cqrs-id", "account")
+	gone := s.onMaster(all.out, "deleted", "master")
+	gone.expect(t, 0, "account: 1 of 5 rows are deleted in the master")
+	if _, lines, _ := strings.Cut(gone.out, "\n"); lines != "[6]\n" {
+		t.Errorf("deleted master: %v", gone)
+	}
+
+	round := func(args ...string) outcome {
+		return run(t, s.env, "", append([]string{"diff", "--cqrs-id", "account", "--master-url", s.masterURL, "--replica-url", s.replicaURL}, args...)...)
+	}
+	round("--fields").wantOut(t, `missing  2  master has revision 1
+fields   3  master has revision 1, replica 1
+         3  name: master "n3", replica "other"
+revision 4  master has revision 4, replica 1
+extra    6  replica has revision 1
+account: 5 rows compared, 4 differ: 1 missing, 1 extra, 1 of another revision, 1 with other values
+`)
+	round("--exit-code").expect(t, 1, "3 rows of account differ")
+	s.onReplica(gone.out, "deleted", "sync").wantOut(t, "1 of 1 rows deleted\n")
+	have := round("--json", "--filter", `{"id__gte": 5}`)
+	var summary map[string]any
+	if err := json.Unmarshal([]byte(have.out), &summary); err != nil || summary["rows"] != 1.0 || summary["missing"] != 0.0 {
+		t.Errorf("diff --json: %v", have)
+	}
+
+	s.onReplica("", "diff", "replica").expect(t, 0, "the step before selected nothing")
+	s.onReplica("rubbish", "diff", "replica").expect(t, 1, "line 1", "header")
+	s.onMaster("account,2026-01-02 03:04:05+00:00\n[1]", "diff", "sync").expect(t, 1, "names no queue")
+	s.onMaster("", "diff", "master", "--cqrs-id", "account", "--filter", `{"id": 99}`).expect(t, 0, "no row is selected")
+	s.onMaster("", "diff", "--cqrs-id", "account").expect(t, 2, "--master-url is missing", "--replica-url is missing")
+	s.onMaster("", "deleted").expect(t, 2, "which step?")
+	s.onReplica("nobody,2026-01-02 03:04:05+00:00\n[1]", "deleted", "sync").expect(t, 2, `unknown entity "nobody"`)
+}
+
+// Progress is plain lines where there is no terminal, and nothing when quiet.
+func TestProgressOfCommands(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 60)
+	for _, quiet := range []bool{false, true} {
+		o := s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--rate", "10/s", fmt.Sprintf("--quiet=%t", quiet))
+		o.wantOut(t, "60 rows synced\n")
+		if said := strings.Contains(o.stderr, "of 60 rows, ") && strings.Contains(o.stderr, "rows/s") && strings.Contains(o.stderr, " left"); said == quiet {
+			t.Errorf("quiet %t: stderr is %q", quiet, o.stderr)
+		}
+	}
+}
+
+// The commands work in a service's own binary, with what its code declares.
+func TestMounted(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 4)
+	commands := func() *cobra.Command {
+		return cli.New(
+			cli.WithEntities(outbox.Entity{ID: "account", Table: "accounts", Fields: []string{"id", "name"}}),
+			cli.WithReplicas("billing", func(c *consumer.Consumer) error {
+				return c.Table("account", consumer.Table{Name: "account_ref", Columns: map[string]string{"id": "id", "name": "title"}})
+			}),
+		)
+	}
+	mounted := func(stdin string, args ...string) string {
+		root := &cobra.Command{Use: "shop"}
+		root.AddCommand(commands())
+		var out bytes.Buffer
+		root.SetIn(strings.NewReader(stdin))
+		root.SetOut(&out)
+		root.SetErr(&out)
+		root.SetArgs(append([]string{"relay"}, args...))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := root.ExecuteContext(ctx); err != nil {
+			t.Fatalf("shop relay %s: %v", strings.Join(args, " "), err)
+		}
+		return out.String()
+	}
+	dump := mounted("", "dump", "--cqrs-id", "account", "-o", "-", "--quiet", "--database-url", s.masterURL)
+	if have := mounted(dump, "load", "-i", "-", "--database-url", s.replicaURL); have != "account: 4 rows loaded, 0 skipped, 0 failed\n" {
+		t.Errorf("load: %s", have)
+	}
+	s.exec(s.replica, `DELETE FROM account_ref WHERE id = 3`)
+	one := mounted("", "diff", "master", "--cqrs-id", "account", "--database-url", s.masterURL)
+	two := mounted(one, "diff", "replica", "--quiet", "--database-url", s.replicaURL)
+	if !strings.HasSuffix(two, ",billing\n[3]\n") {
+		t.Errorf("diff replica: %s", two)
+	}
+	if have := mounted(two, "diff", "sync", "--database-url", s.masterURL); have != "1 of 1 rows synced\n" {
+		t.Errorf("diff sync: %s", have)
+	}
+}

@@ -41,11 +41,24 @@ type entityConfig struct {
 
 type replicaConfig struct {
 	Table   string            `yaml:"table"`
-	Key     string            `yaml:"key"`
+	Key     keyColumns        `yaml:"key"`
 	Columns map[string]string `yaml:"columns"`
 	// MaxRetries: 0 is none, -1 for ever; without it the consumer's default.
 	MaxRetries *int     `yaml:"max_retries"`
 	RetryDelay duration `yaml:"retry_delay"`
+}
+
+// keyColumns are a key's columns: a name, or a list of them.
+type keyColumns []string
+
+// UnmarshalYAML reads either form.
+func (k *keyColumns) UnmarshalYAML(unmarshal func(any) error) error {
+	var one string
+	if unmarshal(&one) == nil {
+		*k = keyColumns{one}
+		return nil
+	}
+	return unmarshal((*[]string)(k))
 }
 
 // duration is a time as it is written in the file. The YAML package would take
@@ -163,7 +176,7 @@ func (f *configFile) addReplicas(c *consumer.Consumer) error {
 		if err != nil {
 			fault(id, "retry_delay %w", err)
 		}
-		table := consumer.Table{Name: r.Table, Key: r.Key, Columns: r.Columns, RetryDelay: delay}
+		table := consumer.Table{Name: r.Table, Keys: r.Key, Columns: r.Columns, RetryDelay: delay}
 		if n := r.MaxRetries; n != nil {
 			if *n < consumer.RetryForever {
 				fault(id, "max_retries is %d: use 0 for none, -1 for ever, or how many", *n)

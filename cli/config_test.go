@@ -34,6 +34,8 @@ func TestConfigFile(t *testing.T) {
 		"replica's name":        {"queue: q\nreplicas:\n  'a*': {table: t}\n", []string{`"a*"`, "wildcards"}},
 		"one table twice":       {"queue: q\nreplicas:\n  a: {table: t}\n  b: {table: t}\n", []string{`table t follows "a" already`}},
 		"one column twice":      {"queue: q\nreplicas:\n  a: {table: t, columns: {id: id, x: name, y: name}}\n", []string{`"x" and "y" to column name`}},
+		"key of two columns":    {"queue: q\nreplicas:\n  a: {table: t, key: [id, code], columns: {id: id}}\n", []string{"no field to the key column code"}},
+		"key of another shape":  {"queue: q\nreplicas:\n  a: {table: t, key: {id: id}}\n", []string{"[3:22]"}},
 		"key not in columns":    {"queue: q\nreplicas:\n  a: {table: t, key: code, columns: {id: id}}\n", []string{"no field to the key column code"}},
 		"retries below -1":      {"queue: q\nreplicas:\n  a: {table: t, max_retries: -2}\n", []string{"replicas: a: max_retries is -2: use 0 for none, -1 for ever"}},
 		"retries in words":      {"queue: q\nreplicas:\n  a: {table: t, max_retries: many}\n", []string{"[3:30]"}},

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,7 +75,7 @@ func (c *Consumer) refer(ctx context.Context, replicas map[string]*replica) erro
 	for r, list := range references {
 		for _, ref := range list {
 			to, slot := byTable[ref.Table], r.slotOf(ref.Column)
-			if to != nil && slot >= 0 && (ref.To == "" || strings.EqualFold(ref.To, to.Key.Name)) {
+			if to != nil && slot >= 0 && len(to.Rest) == 0 && (ref.To == "" || strings.EqualFold(ref.To, to.Key.Name)) {
 				r.parents = append(r.parents, parent{slot, to})
 			}
 		}
@@ -117,7 +118,7 @@ func mapping(e *entity, table *dialect.Table) map[string]string {
 	if len(columns) == 0 {
 		columns = make(map[string]string, len(table.Columns))
 		for _, c := range table.Columns {
-			if !c.Generated || c.Name == e.table.Key {
+			if !c.Generated || slices.Contains(e.table.Keys, c.Name) {
 				columns[c.Name] = c.Name
 			}
 		}
@@ -143,11 +144,17 @@ func newReplica(e *entity, place int, table *dialect.Table) *replica {
 		case column.Name == e.table.Key:
 			r.Key, r.wire[slotKey], r.fields[field] = *column, field, slotKey
 		default:
+			if slices.Contains(e.table.Keys, column.Name) {
+				r.Rest = append(r.Rest, len(r.Columns))
+			}
 			r.fields[field] = r.slots()
 			r.Columns = append(r.Columns, *column)
 			r.wire = append(r.wire, field)
 		}
 	}
+	slices.SortFunc(r.Rest, func(a, b int) int { // the order of Keys
+		return cmp.Compare(slices.Index(e.table.Keys, r.Columns[a].Name), slices.Index(e.table.Keys, r.Columns[b].Name))
+	})
 	return r
 }
 
@@ -174,6 +181,19 @@ func (c *Consumer) compare(e *entity, table *dialect.Table) error {
 			fault("column %s may not be null and has no default: map a field to it in Columns, or give it a default", column.Name)
 		}
 	}
+	if len(e.table.Keys) > 1 {
+		c.compareKeys(e, table, fault)
+	} else {
+		c.compareKey(e, table, written, fault)
+	}
+	if err := c.compareVersion(table); err != nil {
+		fault("%w", err)
+	}
+	return errors.Join(faults...)
+}
+
+// compareKey checks a key of one column.
+func (c *Consumer) compareKey(e *entity, table *dialect.Table, written map[string]bool, fault func(format string, args ...any)) {
 	switch key := table.Column(e.table.Key); {
 	case key == nil && !written[e.table.Key]: // else reported above
 		fault("there is no key column %s: set Table.Key to one of %s", e.table.Key, strings.Join(table.ColumnNames(), ", "))
@@ -184,10 +204,25 @@ func (c *Consumer) compare(e *entity, table *dialect.Table) error {
 	case !key.NotNull:
 		fault("key column %s may be null: declare it NOT NULL", key.Name)
 	}
-	if err := c.compareVersion(table); err != nil {
-		fault("%w", err)
+}
+
+// compareKeys checks a composite key.
+func (c *Consumer) compareKeys(e *entity, table *dialect.Table, fault func(format string, args ...any)) {
+	var primary []string
+	for _, column := range table.Columns {
+		if column.PrimaryKey > 0 {
+			primary = append(primary, column.Name)
+		}
 	}
-	return errors.Join(faults...)
+	for _, name := range e.table.Keys {
+		if table.Column(name) == nil {
+			fault("there is no key column %s: set Table.Keys to some of %s", name, strings.Join(table.ColumnNames(), ", "))
+			return
+		}
+	}
+	if !slices.Equal(slices.Sorted(slices.Values(primary)), slices.Sorted(slices.Values(e.table.Keys))) {
+		fault("its primary key is (%s), and Table.Keys are %s: make them the same", strings.Join(primary, ", "), strings.Join(e.table.Keys, ", "))
+	}
 }
 
 // compareVersion checks the columns that order the events of a row.

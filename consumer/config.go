@@ -163,8 +163,11 @@ type Table struct {
 	// Name is the table's name, with or without a schema.
 	Name string
 	// Key is the column that holds the entity's key. It must be unique and not
-	// null. Empty means "id".
+	// null. Empty means "id", or the first of Keys.
 	Key string
+	// Keys are the columns of a composite key, in the order of the master's. They
+	// must be the table's primary key. Empty means that the key is Key alone.
+	Keys []string
 	// Columns maps wire fields to the table's columns, one of them to Key. Fields
 	// that are not mapped are ignored. Empty means that each column takes the
 	// field of its own name.
@@ -195,7 +198,11 @@ func (t *Table) policy() policy {
 }
 
 func (t *Table) setDefaults() {
-	set(&t.Key, defaultKey)
+	if t.Keys = slices.Clone(t.Keys); len(t.Keys) == 0 {
+		set(&t.Key, defaultKey)
+		t.Keys = []string{t.Key}
+	}
+	set(&t.Key, t.Keys[0])
 	t.Columns = maps.Clone(t.Columns)
 }
 
@@ -226,11 +233,19 @@ func (t *Table) validate(cqrsID string) error {
 		}
 		owner[column] = field
 	}
-	if _, mapped := owner[t.Key]; len(t.Columns) > 0 && !mapped {
-		fault("Columns maps no field to the key column %s", t.Key)
+	if t.Key != t.Keys[0] {
+		fault("Key and Keys are both set: leave one out")
 	}
-	if isVersion(t.Key) {
-		fault("Key is %s, which orders the events", t.Key)
+	for i, key := range t.Keys {
+		if _, mapped := owner[key]; len(t.Columns) > 0 && !mapped {
+			fault("Columns maps no field to the key column %s", key)
+		}
+		if isVersion(key) {
+			fault("Key is %s, which orders the events", key)
+		}
+		if key == "" || slices.Contains(t.Keys[:i], key) {
+			fault("Keys has %q empty or twice", key)
+		}
 	}
 	return errors.Join(faults...)
 }

@@ -97,18 +97,20 @@ func (in *incoming) readData() error {
 	}
 	in.values = make([][]byte, in.to.slots())
 	in.to.values(in.ev.Data, in.values)
-	if in.signal == event.Delete {
-		in.values[slotKey] = in.to.deletedKey(in.ev.Data)
+	if in.signal == event.Delete && in.values[slotKey] == nil && len(in.to.Rest) == 0 {
+		in.values[slotKey] = deletedKey(in.ev.Data)
 	}
 	version, err := event.ParseVersion(in.values[slotRevision], in.values[slotUpdated])
 	if err != nil {
 		return in.fault(nil, nil, err)
 	}
 	in.setVersion(version)
-	if event.IsNull(in.values[slotKey]) {
-		return in.fault(nil, nil, fmt.Errorf("the key (field %q) is missing", in.to.wire[slotKey]))
+	for _, slot := range in.to.keySlots() {
+		if event.IsNull(in.values[slot]) {
+			return in.fault(nil, nil, fmt.Errorf("the key (field %q) is missing", in.to.wire[slot]))
+		}
 	}
-	in.key = canonicalKey(&in.to.Key, in.values[slotKey])
+	in.key = in.to.keyOf(in.values)
 	if in.signal == event.Delete {
 		return nil
 	}

@@ -192,7 +192,7 @@ func (iso *isolation) condition(ctx context.Context, to *replica, constraint str
 	}
 	var condition sql.NullString
 	err := iso.db.QueryRowContext(ctx, dialect.ReplicaConstraint, dialect.Postgres.Quote(to.Table), constraint,
-		dialect.Postgres.QuoteColumn(to.Key.Name)).Scan(&condition)
+		to.OtherKey()).Scan(&condition)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return "", err
 	}

@@ -178,13 +178,13 @@ func appendObjects(b []byte, steps []*step) []byte {
 
 func (s *step) appendObject(b []byte) []byte {
 	b = append(append(b, `{"`+dialect.MemberKey+`":`...), s.in.values[slotKey]...)
-	if !s.deletes() {
-		for i, value := range s.in.values[slotColumn:] {
-			if value != nil {
-				b = strconv.AppendInt(append(b, `,"`+dialect.MemberColumn...), int64(i), 10)
-				b = append(append(b, `":`...), value...)
-			}
+	for i, value := range s.in.values[slotColumn:] {
+		if value != nil && (!s.deletes() || s.in.to.IsKey(i)) {
+			b = strconv.AppendInt(append(b, `,"`+dialect.MemberColumn...), int64(i), 10)
+			b = append(append(b, `":`...), value...)
 		}
+	}
+	if !s.deletes() {
 		b = s.appendGuards(b)
 	}
 	b = strconv.AppendInt(append(b, `,"`+dialect.MemberRevision+`":`...), s.version.Revision, 10)

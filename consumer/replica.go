@@ -64,19 +64,40 @@ func (r *replica) values(data []byte, into [][]byte) {
 	}
 }
 
-// deletedKey finds the key in a DELETE's data, which django-cqrs calls id
-// whatever the key column is called.
-func (r *replica) deletedKey(data []byte) []byte {
-	var key []byte
+// keySlots returns the slots of the key's columns.
+func (r *replica) keySlots() []int {
+	slots := []int{slotKey}
+	for _, i := range r.Rest {
+		slots = append(slots, slotColumn+i)
+	}
+	return slots
+}
+
+// deletedKey finds the key in a DELETE's data where it has not its own name:
+// django-cqrs calls it id whatever the key column is called.
+func deletedKey(data []byte) (key []byte) {
 	for name, value := range event.Members(data) {
-		switch {
-		case string(name) == r.wire[slotKey]:
-			key = value
-		case string(name) == event.FieldDeletedKey && key == nil:
+		if string(name) == event.FieldDeletedKey {
 			key = value
 		}
 	}
 	return key
+}
+
+// keyOf returns the canonical key of values by slot: that of the one column, or
+// the JSON array of those of several.
+func (r *replica) keyOf(values [][]byte) string {
+	if len(r.Rest) == 0 {
+		return canonicalKey(&r.Key, values[slotKey])
+	}
+	b := []byte{'['}
+	for n, slot := range r.keySlots() {
+		if n > 0 {
+			b = append(b, ',')
+		}
+		b = event.AppendString(b, canonicalKey(r.column(slot), values[slot]))
+	}
+	return string(append(b, ']'))
 }
 
 // canonicalKey returns one text for all spellings of a key that Go can tell to

@@ -115,9 +115,9 @@ func (s *sqlite) prepareFor(ctx context.Context, in *incoming) error {
 
 // one applies one message. Its errors on data are a *DataError.
 func (s *sqlite) one(ctx context.Context, tx *sql.Tx, in *incoming) (verdict, error) {
-	key, err := sqliteValue(&in.to.Key, in.values[slotKey])
+	key, err := sqliteKey(in)
 	if err != nil {
-		return verdict{}, in.fault(&in.to.Key, in.values[slotKey], err)
+		return verdict{}, err
 	}
 	have, err := s.stored(ctx, tx, in, key)
 	if err != nil {
@@ -134,14 +134,27 @@ func (s *sqlite) one(ctx context.Context, tx *sql.Tx, in *incoming) (verdict, er
 	return v, err
 }
 
+// sqliteKey returns the values of the key's columns.
+func sqliteKey(in *incoming) ([]any, error) {
+	var key []any
+	for _, slot := range in.to.keySlots() {
+		value, err := sqliteValue(in.to.column(slot), in.values[slot])
+		if err != nil {
+			return nil, in.fault(in.to.column(slot), in.values[slot], err)
+		}
+		key = append(key, value)
+	}
+	return key, nil
+}
+
 // stored reads what decide needs to know.
-func (s *sqlite) stored(ctx context.Context, tx *sql.Tx, in *incoming, key any) (state, error) {
+func (s *sqlite) stored(ctx context.Context, tx *sql.Tx, in *incoming, key []any) (state, error) {
 	var have state
 	var updated sql.NullString
 	ctx, done := s.limit(ctx)
 	defer done()
-	err := s.in(ctx, tx, task{in.to, taskStored, ""}).QueryRowContext(ctx, key, in.key). //nolint:sqlclosecheck // cached; closed by database/sql with the transaction
-												Scan(&have.presence, &have.Revision, &updated)
+	err := s.in(ctx, tx, task{in.to, taskStored, ""}).QueryRowContext(ctx, append(key, in.key)...). //nolint:sqlclosecheck // cached; closed by database/sql with the transaction
+													Scan(&have.presence, &have.Revision, &updated)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return state{}, nil
@@ -153,9 +166,9 @@ func (s *sqlite) stored(ctx context.Context, tx *sql.Tx, in *incoming, key any) 
 	return have, nil
 }
 
-func (s *sqlite) save(ctx context.Context, tx *sql.Tx, in *incoming, key any, have state) error {
+func (s *sqlite) save(ctx context.Context, tx *sql.Tx, in *incoming, key []any, have state) error {
 	args := make([]any, 1, len(in.to.Columns)+3)
-	args[0] = key
+	args[0] = key[0]
 	for i := range in.to.Columns {
 		if !in.writes(i) {
 			continue
@@ -177,9 +190,9 @@ func (s *sqlite) save(ctx context.Context, tx *sql.Tx, in *incoming, key any, ha
 	return s.exec(ctx, tx, in, task{in.to, taskRevive, ""}, in.key)
 }
 
-func (s *sqlite) bury(ctx context.Context, tx *sql.Tx, in *incoming, key any, then state) error {
+func (s *sqlite) bury(ctx context.Context, tx *sql.Tx, in *incoming, key []any, then state) error {
 	// The row first: that is what a foreign key can refuse.
-	if err := s.exec(ctx, tx, in, task{in.to, taskDelete, ""}, key); err != nil {
+	if err := s.exec(ctx, tx, in, task{in.to, taskDelete, ""}, key...); err != nil {
 		return err
 	}
 	return s.exec(ctx, tx, in, task{in.to, taskBury, ""}, in.key, then.Revision, event.FormatTime(then.Updated))

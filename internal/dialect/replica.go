@@ -2,6 +2,8 @@ package dialect
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -29,8 +31,11 @@ type Replica struct {
 	// Table is the table's name, with or without a schema. It is also what the
 	// table's tombstones are filed under.
 	Table string
-	// Key is the column that ON CONFLICT names: not null and unique.
+	// Key is the column that ON CONFLICT names: not null and unique, alone or
+	// together with the rest of a composite key.
 	Key Column
+	// Rest are the indexes in Columns of a composite key's other columns.
+	Rest []int
 	// Columns are the other columns written, without the version columns.
 	Columns []Column
 }
@@ -38,6 +43,31 @@ type Replica struct {
 // Where reports whether the column with index i is to be written. Columns that
 // are not keep what they have, or their default in a new row.
 type Where func(i int) bool
+
+// keys returns the key's columns with the names that the statements have for
+// their values: MemberKey, and MemberColumn with the index.
+func (r *Replica) keys() (columns []Column, members []string) {
+	columns, members = []Column{r.Key}, []string{MemberKey}
+	for _, i := range r.Rest {
+		columns, members = append(columns, r.Columns[i]), append(members, MemberColumn+strconv.Itoa(i))
+	}
+	return columns, members
+}
+
+// eachKey renders the key's columns by format, whose verbs are the column's
+// quoted name (%[1]s), the name of its value (%[2]s) and its place from 1
+// (%[3]d), with a separator between them.
+func (r *Replica) eachKey(n Name, format, separator string) string {
+	columns, members := r.keys()
+	parts := make([]string, len(columns))
+	for i, c := range columns {
+		parts[i] = fmt.Sprintf(format, n.QuoteColumn(c.Name), members[i], i+1)
+	}
+	return strings.Join(parts, separator)
+}
+
+// IsKey reports whether the column with an index is part of a composite key.
+func (r *Replica) IsKey(i int) bool { return slices.Contains(r.Rest, i) }
 
 // versionColumns are the definitions behind [Name.VersionColumns], one by one.
 var versionColumns = map[Name]map[string]string{

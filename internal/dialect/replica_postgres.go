@@ -76,7 +76,7 @@ WITH lockstep_done AS (
     UPDATE {table} t
     SET {set_m}cqrs_revision = m.r, cqrs_updated = m.u
     FROM {source}
-    WHERE t.{key} = m.k AND t.cqrs_revision >= m.b AND t.cqrs_revision < m.r
+    WHERE {t_is_m} AND t.cqrs_revision >= m.b AND t.cqrs_revision < m.r
     RETURNING m.n
 )
 SELECT n FROM generate_series(1, {count}) n WHERE n NOT IN (SELECT n FROM lockstep_done) ORDER BY n`
@@ -111,12 +111,12 @@ WITH lockstep_m AS MATERIALIZED (
         FROM {tombstones} d
         WHERE d.replica = {replica} AND d.key = {h_text}) END AS revives
     FROM (
-        SELECT m.*, (SELECT t.cqrs_revision FROM {table} t WHERE t.{key} = m.k) AS held
+        SELECT m.*, (SELECT t.cqrs_revision FROM {table} t WHERE {t_is_m}) AS held
         FROM lockstep_m m
         OFFSET 0
     ) h
 ), lockstep_put AS (
-    INSERT INTO {table} AS t ({key}, {columns}cqrs_revision, cqrs_updated)
+    INSERT INTO {table} AS t ({first}, {columns}cqrs_revision, cqrs_updated)
     SELECT k, {select}r, u
     FROM lockstep_rest
     WHERE {seen} AND revives IS NOT FALSE
@@ -142,17 +142,17 @@ WITH lockstep_m AS MATERIALIZED (
            CASE WHEN t.found THEN t.cqrs_revision ELSE d.revision END AS held,
            CASE WHEN t.found THEN t.cqrs_updated ELSE d.updated END AS held_updated
     FROM (
-        SELECT {value} AS k, r, u, n
-        FROM ROWS FROM (json_to_recordset($1) AS (k {member}, r bigint, u timestamptz))
-             WITH ORDINALITY AS m (k, r, u, n)
+        SELECT {values}, r, u, n
+        FROM ROWS FROM (json_to_recordset($1) AS ({members}, r bigint, u timestamptz))
+             WITH ORDINALITY AS m ({names}, r, u, n)
     ) m
-    LEFT JOIN LATERAL (SELECT true AS found, t.cqrs_revision, t.cqrs_updated FROM {table} t WHERE t.{key} = m.k LIMIT 1) t ON true
+    LEFT JOIN LATERAL (SELECT true AS found, t.cqrs_revision, t.cqrs_updated FROM {table} t WHERE {t_is_m} LIMIT 1) t ON true
     LEFT JOIN LATERAL (SELECT true AS found, d.revision, d.updated FROM {tombstones} d
                        WHERE d.replica = {replica} AND d.key = {m_text} LIMIT 1) d ON true
 ), lockstep_hit AS MATERIALIZED (
     SELECT * FROM lockstep_m WHERE stored <> 1 OR r > held OR u > held_updated
 ), lockstep_gone AS (
-    DELETE FROM {table} t WHERE t.{key} = ANY (ARRAY(SELECT k FROM lockstep_hit WHERE stored = 1))
+    DELETE FROM {table} t WHERE {gone}
 ), lockstep_dead AS (
     INSERT INTO {tombstones} AS d (replica, key, revision, updated)
     SELECT {replica}, key, greatest(r, held), greatest(u, held_updated)
@@ -250,14 +250,19 @@ func (r *Replica) PostgresSave(guard Guard, where Where) string {
 // 1 and what was stored before: 0 nothing, 1 a row, 2 a tombstone, with its
 // revision and time.
 func (r *Replica) PostgresDelete() string {
-	member, value := postgresMember(r.Key, MemberKey)
-	replacements := append(r.postgresNames(), "{member}", member, "{value}", value)
-	return strings.NewReplacer(replacements...).Replace(postgresReplicaDelete)
+	members, names, values := r.postgresMembers(r.IsKey)
+	gone := "t.{key} = ANY (ARRAY(SELECT k FROM lockstep_hit WHERE stored = 1))"
+	if len(r.Rest) > 0 {
+		gone = "(" + r.eachKey(Postgres, "t.%[1]s", ", ") + ") IN (SELECT " + r.eachKey(Postgres, "%[2]s", ", ") + " FROM lockstep_hit WHERE stored = 1)"
+	}
+	text := strings.Replace(postgresReplicaDelete, "{gone}", gone, 1)
+	replacements := append(r.postgresNames(), "{members}", members, "{names}", names, "{values}", values)
+	return strings.NewReplacer(replacements...).Replace(text)
 }
 
 // ReplicaConstraint is the query for the condition that rows which violate a
 // constraint meet, in SQL over a row r. Its parameters are the quoted table, the
-// constraint's name and the quoted key column. There is no result for a
+// constraint's name and the condition of [Replica.OtherKey]. There is no result for a
 // constraint of another kind or table.
 const ReplicaConstraint = `
 SELECT CASE c.contype
@@ -265,7 +270,7 @@ SELECT CASE c.contype
        WHEN 'f' THEN string_agg('r.' || quote_ident(a.attname) || ' IS NOT NULL', ' AND ')
                      || ' AND NOT EXISTS (SELECT FROM ' || c.confrelid::regclass || ' p WHERE '
                      || string_agg('p.' || quote_ident(f.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
-       WHEN 'u' THEN 'EXISTS (SELECT FROM ' || c.conrelid::regclass || ' o WHERE o.' || $3 || ' <> r.' || $3 || ' AND '
+       WHEN 'u' THEN 'EXISTS (SELECT FROM ' || c.conrelid::regclass || ' o WHERE ' || $3 || ' AND '
                      || string_agg('o.' || quote_ident(a.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
        END
 FROM pg_constraint c
@@ -274,6 +279,11 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
 LEFT JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other
 WHERE c.conrelid = to_regclass($1) AND c.conname = $2 AND c.contype IN ('c', 'f', 'u')
 GROUP BY c.oid, c.contype, c.conbin, c.conrelid, c.confrelid`
+
+// OtherKey returns the condition that rows o and r have different keys.
+func (r *Replica) OtherKey() string {
+	return "(" + r.eachKey(Postgres, "o.%[1]s", ", ") + ") <> (" + r.eachKey(Postgres, "r.%[1]s", ", ") + ")"
+}
 
 // PostgresFind returns the query for the objects that meet a condition over a
 // row r. Its parameter is that of [Replica.PostgresSave], its result their places
@@ -327,8 +337,9 @@ func (r *Replica) postgresMembers(where Where) (members, names, values string) {
 func (r *Replica) postgresNames() []string {
 	return []string{
 		"{table}", Postgres.Quote(r.Table), "{replica}", Postgres.QuoteText(r.Table), "{tombstones}", TombstoneTable,
-		"{key}", Postgres.QuoteColumn(r.Key.Name),
-		"{h_text}", keyText(r.Key, "h.k"), "{m_text}", keyText(r.Key, "m.k"), "{rest_text}", keyText(r.Key, "k"),
+		"{key}", r.eachKey(Postgres, "%[1]s", ", "), "{first}", Postgres.QuoteColumn(r.Key.Name),
+		"{t_is_m}", r.eachKey(Postgres, "t.%[1]s = m.%[2]s", " AND "),
+		"{h_text}", r.keyText("h."), "{m_text}", r.keyText("m."), "{rest_text}", r.keyText(""),
 	}
 }
 
@@ -341,7 +352,20 @@ func postgresMember(c Column, name string) (member, value string) {
 	return c.Type, name
 }
 
-// keyText spells a key as a tombstone's key: one text for equal keys.
+// keyText spells a key as a tombstone's key: one text for equal keys. That of a
+// composite key is a JSON array. The prefix leads to the values.
+func (r *Replica) keyText(prefix string) string {
+	columns, members := r.keys()
+	if len(columns) == 1 {
+		return keyText(columns[0], prefix+members[0])
+	}
+	for i, c := range columns {
+		members[i] = keyText(c, prefix+members[i])
+	}
+	return "array_to_json(ARRAY[" + strings.Join(members, ", ") + "])::text"
+}
+
+// keyText spells one column of a key.
 func keyText(key Column, expression string) string {
 	switch key.Base {
 	case "text":

@@ -58,7 +58,10 @@ func (ob *Outbox) scan(ctx context.Context, q dialect.Querier, entity string, fi
 	if err != nil || filter == "" {
 		return nil, err
 	}
-	table := lookup.Table{Table: p.table, Key: p.Key, Alias: "t"}
+	table := lookup.Table{Table: p.table, Alias: "t"}
+	if len(p.keys) == 1 { // of several columns there is no pk
+		table.Key = p.keys[0].Name
+	}
 	c, err := lookup.Compile(ob.dialect, table, string(filter), dialect.ScanParameter)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: entity %s: %w", entity, err)

@@ -3,14 +3,113 @@ package outbox
 import (
 	"database/sql/driver"
 	"encoding"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
+
+	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
 // ErrKey reports a key that is null or of a type that cannot be one.
 var ErrKey = errors.New("not a key")
+
+// Composite is a key of several columns, in the order of [Entity.Keys]:
+//
+//	tx.Saved("shelf", outbox.Composite{"eu", 7})
+type Composite []any
+
+// keyText returns a key of an entity as text.
+func (e *Entity) keyText(key any) (string, error) {
+	columns := e.keyColumns()
+	parts, composite := key.(Composite)
+	switch {
+	case composite && len(parts) != len(columns):
+		return "", fmt.Errorf("%w: it has %d columns, and the entity's key %d", ErrKey, len(parts), len(columns))
+	case len(columns) == 1 && composite:
+		return keyText(parts[0])
+	case len(columns) == 1:
+		return keyText(key)
+	case composite:
+		return compositeText(parts)
+	}
+	text, err := keyText(key)
+	if err != nil {
+		return "", err
+	}
+	var texts []string // as it stands in the outbox
+	if json.Unmarshal([]byte(text), &texts) != nil || len(texts) != len(columns) {
+		return "", fmt.Errorf("%w: the entity's has %d columns: use outbox.Composite", ErrKey, len(columns))
+	}
+	return string(appendTexts(nil, texts)), nil
+}
+
+// compositeText is the JSON array of the texts of a key's columns.
+func compositeText(parts []any) (string, error) {
+	texts := make([]string, len(parts))
+	for i, part := range parts {
+		text, err := keyText(part)
+		if err != nil {
+			return "", fmt.Errorf("column %d: %w", i+1, err)
+		}
+		texts[i] = text
+	}
+	return string(appendTexts(nil, texts)), nil
+}
+
+func appendTexts(dst []byte, texts []string) []byte {
+	dst = append(dst, '[')
+	for i, text := range texts {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = event.AppendString(dst, text)
+	}
+	return append(dst, ']')
+}
+
+// checkKeys finds keys that are none of the column's type before the database
+// does, which could not tell which of many it was.
+func (p *plan) checkKeys(d Dialect, keys []string) error {
+	if d == SQLite { // takes any text, and finds no row
+		return nil
+	}
+	for _, key := range keys {
+		texts := []string{key}
+		if len(p.keys) > 1 {
+			texts = nil
+			_ = json.Unmarshal([]byte(key), &texts) // made by keyText
+		}
+		for i, text := range texts {
+			if c := p.keys[i]; !fitsKey(c, text) {
+				return &RowError{Entity: p.ID, Keys: []string{key}, Column: c.Name, Err: fmt.Errorf("%w: %.60q is no %s", ErrKey, text, c.Type)}
+			}
+		}
+	}
+	return nil
+}
+
+func fitsKey(c dialect.Column, text string) bool {
+	bits := map[string]int{"smallint": 16, "integer": 32, "int": 32, "bigint": 64}[c.Base]
+	if bits > 0 {
+		if text, _ = strings.CutPrefix(strings.TrimSpace(text), "+"); strings.HasSuffix(strings.ToLower(c.Type), "unsigned") {
+			_, err := strconv.ParseUint(text, 10, bits)
+			return err == nil
+		}
+		_, err := strconv.ParseInt(text, 10, bits)
+		return err == nil
+	}
+	if c.Base == "uuid" {
+		digits := strings.NewReplacer("-", "", "{", "", "}", "").Replace(strings.TrimSpace(text))
+		_, err := hex.DecodeString(digits)
+		return err == nil && len(digits) == 32
+	}
+	return !strings.Contains(text, "\x00")
+}
 
 // keyText returns a key as the text its column's input conversion reads. Keys
 // are integers, text, and whatever says its own text or value: uuid.UUID,

@@ -54,7 +54,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
@@ -82,28 +81,21 @@ type Config struct {
 	// know of prepared statements (PgBouncer before 1.21). Default false. Without
 	// effect with other drivers than lib/pq.
 	Unprepared bool
+	// Meta makes the events' meta, of all entities without a Meta of their own.
+	// Default: an empty object.
+	Meta func(ctx context.Context, row Instance) (map[string]any, error)
+	// CorrelationID makes the events' correlation_id: anything that is encoded as
+	// JSON. A time and what has a text, such as a UUID, become strings. It is called
+	// with the flush's context, once for each entity. Default: null.
+	CorrelationID func(ctx context.Context) any
+	// MaxPayload is how many bytes an event may have; a larger one is a
+	// [PayloadError], before it is inserted. Default 16 MiB, which is what RabbitMQ 4
+	// takes unless configured otherwise (NATS takes 1 MiB).
+	MaxPayload int64
 }
 
-// Entity is one table whose rows are sent to replicas.
-type Entity struct {
-	// ID is the entity's name on the wire: django-cqrs's CQRS_ID, also the topic
-	// its events are sent on. Required, and unique in a Config.
-	ID string
-	// Table is the table's name, with its schema where the search path does not
-	// find it. Required. It needs the columns cqrs_revision and cqrs_updated;
-	// `relay migrate table` prints the lines that add them.
-	Table string
-	// Key is the column that identifies a row. Default "id".
-	Key string
-	// Fields are the columns that are sent, in this order. The key must be among
-	// them; cqrs_revision and cqrs_updated are always sent and must not be.
-	// Default: every column the table has when it is first used; one that is
-	// added later is sent after a restart.
-	Fields []string
-	// TTL is how long an event is of use; a replica puts a later one among its
-	// dead letters. Whole seconds. Default 0: for ever.
-	TTL time.Duration
-}
+// defaultMaxPayload is RabbitMQ 4's max_message_size.
+const defaultMaxPayload = 16 << 20
 
 // Outbox records events. It holds no connection and starts no goroutine.
 type Outbox struct {
@@ -111,20 +103,17 @@ type Outbox struct {
 	entities map[string]Entity
 	names    []string // the entities' IDs in the order of the Config
 
-	unprepared bool
-	announce   atomic.Pointer[func(*Tx)] // tells a guard of a Tx; nil: no pool has a guard
+	unprepared    bool
+	meta          func(ctx context.Context, row Instance) (map[string]any, error)
+	correlationID func(ctx context.Context) any
+	maxPayload    int64
+	announce      atomic.Pointer[func(*Tx)] // tells a guard of a Tx; nil: no pool has a guard
 
 	mu    sync.Mutex
 	plans map[string]*plan // by ID, built at first use
 
 	sessions sessions
 }
-
-// ErrUnknownEntity reports an entity that is not in Config.Entities.
-var ErrUnknownEntity = errors.New("unknown entity")
-
-// ErrNotMigrated reports that Lockstep's tables or columns are missing.
-var ErrNotMigrated = errors.New("database is not migrated")
 
 // New checks the configuration as far as it can be without a database, and
 // reports all its faults at once. [Outbox.Check] does the rest.
@@ -140,6 +129,13 @@ func New(cfg Config) (*Outbox, error) {
 		fault("Config.Entities is empty: name at least one entity")
 	}
 	ob := &Outbox{dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{}, unprepared: cfg.Unprepared, sessions: sessions{id: rand.Text(), known: map[any]*prepared{}}}
+	ob.meta, ob.correlationID, ob.maxPayload = cfg.Meta, cfg.CorrelationID, cfg.MaxPayload
+	switch {
+	case cfg.MaxPayload < 0:
+		fault("Config.MaxPayload is %d: use a number of bytes, or 0 for 16 MiB", cfg.MaxPayload)
+	case cfg.MaxPayload == 0:
+		ob.maxPayload = defaultMaxPayload
+	}
 	for i, e := range cfg.Entities {
 		if err := event.ValidateName("ID", e.ID); err != nil {
 			fault("Config.Entities[%d]: %w", i, err)
@@ -153,13 +149,13 @@ func New(cfg Config) (*Outbox, error) {
 			fault("entity %s is declared twice: a CQRS ID names one entity", e.ID)
 			continue
 		}
-		if e.Key == "" {
+		if e.Key == "" && len(e.Keys) == 0 {
 			e.Key = event.FieldDeletedKey
 		}
 		for _, err := range e.faults() {
 			fault("entity %s: %w", e.ID, err)
 		}
-		e.Fields = slices.Clone(e.Fields)
+		e.Fields, e.Tracked, e.Keys = slices.Clone(e.Fields), slices.Clone(e.Tracked), slices.Clone(e.Keys)
 		ob.entities[e.ID] = e
 		ob.names = append(ob.names, e.ID)
 	}
@@ -167,31 +163,6 @@ func New(cfg Config) (*Outbox, error) {
 		return nil, errors.Join(faults...)
 	}
 	return ob, nil
-}
-
-func (e Entity) faults() (faults []error) {
-	if e.Table == "" {
-		faults = append(faults, errors.New("no Table: name the table its rows are in"))
-	}
-	seen := map[string]bool{}
-	for _, f := range e.Fields {
-		switch {
-		case f == "":
-			faults = append(faults, errors.New("an empty name in Fields"))
-		case f == event.FieldRevision || f == event.FieldUpdated:
-			faults = append(faults, fmt.Errorf("field %q is always sent: leave it out of Fields", f))
-		case seen[f]:
-			faults = append(faults, fmt.Errorf("field %q is named twice in Fields", f))
-		}
-		seen[f] = true
-	}
-	if len(e.Fields) > 0 && !seen[e.Key] {
-		faults = append(faults, fmt.Errorf("key %q is not in Fields: add it, replicas need it", e.Key))
-	}
-	if e.TTL < 0 || e.TTL%time.Second != 0 {
-		faults = append(faults, fmt.Errorf("TTL is %v: use whole seconds, or 0 for ever", e.TTL))
-	}
-	return faults
 }
 
 // Check compares every entity with the database's catalogue and looks for the

@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"iter"
+
+	"github.com/lockstep-go/lockstep/event"
 )
 
 // Row is the current state of a row, as its events carry it.
@@ -120,20 +122,11 @@ func (s *scan) row(rows *sql.Rows) (Row, error) {
 		r.Data = oneLine(r.Data)
 		return r, err
 	}
-	var key, revision, updated any
-	fields := make([]any, len(s.fields))
-	targets := []any{&key, &revision, &updated}
-	for i := range fields {
-		targets = append(targets, &fields[i])
-	}
-	if err := rows.Scan(targets...); err != nil {
-		return Row{}, err
-	}
-	text, encoded, err := s.encodeSQLite(key, revision, updated, fields, false)
+	row, err := newRowScan(s.plan, s.syncing(), nil).changed(rows)
 	if err != nil {
 		return Row{}, err
 	}
-	return Row{Key: text, PK: encoded.event.Key, Data: oneLine(encoded.event.Data)}, nil
+	return Row{Key: row.key, PK: row.pk, Data: oneLine(s.data(&row, event.Sync, nil))}, nil
 }
 
 // oneLine takes line breaks out of JSON, which a json column may hold.

@@ -154,31 +154,48 @@ func (ob *Outbox) inSession(ctx context.Context, s *session, fn func(ctx context
 
 // flushAndCommit flushes; a single key that comes last is recorded with the commit.
 func (tx *Tx) flushAndCommit(ctx context.Context) error {
-	var last *mark
-	if n := len(tx.marks); n > 0 && len(tx.marks[n-1].keys) == 1 {
-		last, tx.marks = tx.marks[n-1], tx.marks[:n-1]
+	p, key, err := tx.lastKey(ctx)
+	if err != nil {
+		return err
 	}
 	if err := tx.Flush(ctx); err != nil {
 		return err
 	}
-	if last == nil {
+	if p == nil {
 		if err := tx.session.commit(ctx); err != nil {
 			return fmt.Errorf("outbox: commit: %w", err)
 		}
 		return nil
 	}
-	p, err := tx.ob.plan(ctx, tx.tx, last.entity)
+	args, err := tx.ob.saveOneArgs(ctx, key)
 	if err != nil {
 		return err
 	}
-	ids, err := eventIDs(1)
-	if err != nil {
-		return err
+	err = tx.session.executeAndCommit(ctx, p.sql.SaveOne, args...)
+	switch {
+	case err == nil:
+		return nil
+	case dialect.IsNoSuchKey(err):
+		return &NotFoundError{Entity: p.ID, Keys: []string{key}}
 	}
-	if err := tx.session.executeAndCommit(ctx, p.sql.SaveOne, last.keys[0], ids[0]); err != nil {
-		return tx.saveOneError(p, last.keys[0], err)
+	tx.ob.forget(p.ID) // the table may have been altered
+	return p.blame([]string{key}, err)
+}
+
+// lastKey takes the last mark away if it is a single key whose event the database
+// makes by itself.
+func (tx *Tx) lastKey(ctx context.Context) (p *plan, key string, err error) {
+	n := len(tx.marks)
+	if n == 0 || len(tx.marks[n-1].keys) != 1 {
+		return nil, "", nil
 	}
-	return nil
+	last := tx.marks[n-1]
+	p, err = tx.ob.plan(ctx, tx.tx, last.entity)
+	if err != nil || p.sql.SaveOne == "" {
+		return nil, "", err
+	}
+	tx.marks = tx.marks[:n-1]
+	return p, last.keys[0], p.checkKeys(tx.ob.dialect, last.keys)
 }
 
 // commit commits. A COMMIT alone would end a transaction that has failed, although

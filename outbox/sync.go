@@ -88,7 +88,7 @@ func (ob *Outbox) Sync(ctx context.Context, db *sql.DB, entity string, filter Fi
 		return reached, err
 	}
 	s, err := ob.scan(ctx, db, entity, filter)
-	if err != nil || s == nil {
+	if err != nil || s == nil || s.Muted {
 		return reached, err
 	}
 	run := &syncRun{scan: s, ob: ob, db: db, syncOptions: o, topic: event.Topic(entity), started: time.Now()}
@@ -239,15 +239,12 @@ func (r *syncRun) lock(ctx context.Context, tx *sql.Tx) ([]string, error) {
 
 // sync records the SYNC events of keys whose rows the transaction has locked.
 func (tx *Tx) sync(ctx context.Context, r *syncRun, keys []string) error {
-	ids, err := eventIDs(len(keys))
-	if err != nil {
-		return err
-	}
 	var sent int
-	if tx.ob.dialect == SQLite {
-		sent, err = tx.syncSQLite(ctx, r, keys, ids)
+	var err error
+	if op := r.syncing(); op.sql.Record != "" {
+		sent, err = tx.syncDirect(ctx, r, op, keys)
 	} else {
-		sent, err = tx.syncPostgres(ctx, r, keys, ids)
+		sent, err = tx.syncRows(ctx, r, op, keys)
 	}
 	if err == nil && sent != len(keys) {
 		err = fmt.Errorf("%d of %d locked rows were found", sent, len(keys))
@@ -255,8 +252,20 @@ func (tx *Tx) sync(ctx context.Context, r *syncRun, keys []string) error {
 	return err
 }
 
-func (tx *Tx) syncPostgres(ctx context.Context, r *syncRun, keys, ids []string) (int, error) {
-	done, err := tx.tx.ExecContext(ctx, r.plan.sql.Sync, Postgres.Texts(keys), Postgres.Texts(ids), r.topic, string(r.metadata("")))
+func (tx *Tx) syncDirect(ctx context.Context, r *syncRun, op operation, keys []string) (int, error) {
+	ids, err := eventIDs(len(keys))
+	if err != nil {
+		return 0, err
+	}
+	args := []any{Postgres.Texts(keys), Postgres.Texts(ids), r.topic, string(r.metadata(""))}
+	if r.ob.correlationID != nil {
+		id, err := r.ob.correlation(ctx)
+		if err != nil {
+			return 0, err
+		}
+		args = append(args, string(id))
+	}
+	done, err := tx.tx.ExecContext(ctx, op.sql.Record, args...)
 	if err != nil {
 		return 0, err
 	}
@@ -264,29 +273,23 @@ func (tx *Tx) syncPostgres(ctx context.Context, r *syncRun, keys, ids []string) 
 	return int(n), err
 }
 
-func (tx *Tx) syncSQLite(ctx context.Context, r *syncRun, keys, ids []string) (int, error) {
-	rows, err := tx.changeSQLite(ctx, r.plan, r.plan.sql.Sync, false, keys)
+func (tx *Tx) syncRows(ctx context.Context, r *syncRun, op operation, keys []string) (int, error) {
+	rows, err := tx.change(ctx, r.plan, op, keys)
 	if err != nil {
 		return 0, err
 	}
-	insert, err := tx.tx.PrepareContext(ctx, dialect.SQLiteInsertOutbox)
+	msgs, err := tx.events(ctx, r.plan, op, keys, rows)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = insert.Close() }()
-	sent := 0
-	for i, key := range keys {
-		row := rows[key]
-		if row == nil {
-			continue
-		}
-		row.event.Signal = event.Sync
-		if _, err := insert.ExecContext(ctx, r.topic, key, row.event.AppendJSON(nil), string(r.metadata(ids[i]))); err != nil {
-			return 0, err
-		}
-		sent++
+	ids, err := eventIDs(len(msgs))
+	if err != nil {
+		return 0, err
 	}
-	return sent, nil
+	for i := range msgs {
+		msgs[i].topic, msgs[i].metadata = r.topic, string(r.metadata(ids[i]))
+	}
+	return len(msgs), tx.insertEvents(ctx, r.plan, msgs)
 }
 
 // metadata returns a message's headers as a JSON object. The id may be "".

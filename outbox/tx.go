@@ -8,8 +8,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/google/uuid"
-
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
@@ -22,7 +20,9 @@ type Tx struct {
 	wrapped *sql.Tx  // what tx is, in a transaction of Wrap; InTx ends its own itself
 
 	marks      []*mark // in the order in which the entities were first marked
-	savepoints int     // set so far
+	tracked    map[string]before
+	savepoints int  // set so far
+	flushing   bool // functions of an entity are under way
 }
 
 // handle is what the statements of a transaction are run on: a *sql.Tx, or a
@@ -40,24 +40,6 @@ type mark struct {
 	has    map[string]bool
 
 	messages []outgoing // published; a mark with messages has no entity
-}
-
-// NotFoundError reports keys that have no row in the entity's table, so that
-// nothing could be sent about them.
-type NotFoundError struct {
-	Entity string
-	Keys   []string
-}
-
-func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("outbox: %s/%s does not exist: mark a key after its row was written, and delete through Tx.Delete or after Tx.Deleting", e.Entity, firstOf(e.Keys))
-}
-
-func firstOf(keys []string) string {
-	if len(keys) == 1 {
-		return keys[0]
-	}
-	return fmt.Sprintf("%s (and %d more)", keys[0], len(keys)-1)
 }
 
 // InTx runs fn in a transaction of db: begin, fn, flush, commit. An error of fn
@@ -127,10 +109,14 @@ func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, erro
 // Saved marks rows of an entity as created or changed. It does no I/O: the rows
 // are read at the flush, and each key gives one event however often it is marked.
 func (tx *Tx) Saved(entity string, keys ...any) error {
-	if _, known := tx.ob.entities[entity]; !known {
+	e, known := tx.ob.entities[entity]
+	if !known {
 		return tx.ob.unknown(entity)
 	}
-	texts, err := keyTexts(entity, keys)
+	if tx.flushing {
+		return fmt.Errorf("outbox: saved %s: %w", entity, ErrFlushing)
+	}
+	texts, err := keyTexts(&e, keys)
 	if err != nil {
 		return err
 	}
@@ -153,26 +139,37 @@ func (tx *Tx) Saved(entity string, keys ...any) error {
 // on PostgreSQL. Marks that these keys had are dropped. A key without a row is a
 // [NotFoundError].
 func (tx *Tx) Delete(ctx context.Context, entity string, keys ...any) error {
-	return tx.remove(ctx, entity, keys, func(s dialect.EntitySQL) string { return s.Delete })
+	return tx.remove(ctx, entity, keys, (*plan).deletion)
 }
 
 // Deleting records the deletion of rows that the caller deletes right after it,
 // by a cascade or an ORM for example.
 func (tx *Tx) Deleting(ctx context.Context, entity string, keys ...any) error {
-	return tx.remove(ctx, entity, keys, func(s dialect.EntitySQL) string { return s.Deleting })
+	return tx.remove(ctx, entity, keys, (*plan).deleting)
 }
 
-func (tx *Tx) remove(ctx context.Context, entity string, keys []any, statement func(dialect.EntitySQL) string) error {
-	texts, err := keyTexts(entity, keys)
-	if err != nil {
-		return err
+func (tx *Tx) remove(ctx context.Context, entity string, keys []any, operation func(*plan) operation) error {
+	if tx.flushing {
+		return fmt.Errorf("outbox: delete %s: %w", entity, ErrFlushing)
 	}
 	p, err := tx.ob.plan(ctx, tx.tx, entity)
 	if err != nil {
 		return err
 	}
+	texts, err := keyTexts(&p.Entity, keys)
+	if err != nil {
+		return err
+	}
 	tx.unmark(entity, texts)
-	return tx.record(ctx, p, statement(p.sql), true, texts)
+	if err := tx.record(ctx, p, operation(p), texts); err != nil {
+		return err
+	}
+	if known := tx.tracked[entity]; known != nil {
+		for _, key := range texts { // what is created under the key now was not there before
+			known[key] = nil
+		}
+	}
+	return nil
 }
 
 func (tx *Tx) unmark(entity string, keys []string) {
@@ -198,7 +195,7 @@ func (tx *Tx) Savepoint(ctx context.Context, fn func(ctx context.Context) error)
 	if _, err := tx.tx.ExecContext(ctx, "SAVEPOINT "+name); err != nil {
 		return fmt.Errorf("outbox: set a savepoint: %w", err)
 	}
-	before := cloneMarks(tx.marks)
+	marks, tracked := cloneMarks(tx.marks), cloneTracked(tx.tracked)
 	err := fn(ctx)
 	if err == nil {
 		if _, err := tx.tx.ExecContext(ctx, "RELEASE SAVEPOINT "+name); err != nil {
@@ -206,7 +203,7 @@ func (tx *Tx) Savepoint(ctx context.Context, fn func(ctx context.Context) error)
 		}
 		return nil
 	}
-	tx.marks = before
+	tx.marks, tx.tracked = marks, tracked // the rows' locks are gone, too
 	if _, undo := tx.tx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT "+name); undo != nil {
 		return errors.Join(err, fmt.Errorf("outbox: roll back to a savepoint: %w", undo))
 	}
@@ -226,6 +223,9 @@ func cloneMarks(marks []*mark) []*mark {
 // that were published go between them, see [Tx.Publish]. It may be called more
 // than once. After an error the transaction must be rolled back.
 func (tx *Tx) Flush(ctx context.Context) error {
+	if tx.flushing {
+		return fmt.Errorf("outbox: flush: %w", ErrFlushing)
+	}
 	for _, m := range tx.marks {
 		if m.entity == "" {
 			if err := tx.insertMessages(ctx, m.messages); err != nil {
@@ -237,76 +237,12 @@ func (tx *Tx) Flush(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := tx.record(ctx, p, p.sql.Save, false, m.keys); err != nil {
+		if err := tx.record(ctx, p, p.saving(), m.keys); err != nil {
 			return err
 		}
 	}
 	tx.marks = nil
 	return nil
-}
-
-// record runs one of an entity's statements for the keys.
-func (tx *Tx) record(ctx context.Context, p *plan, statement string, deleted bool, keys []string) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	ids, err := eventIDs(len(keys))
-	if err != nil {
-		return err
-	}
-	var sent map[string]bool
-	switch {
-	case tx.ob.dialect == SQLite:
-		sent, err = tx.recordSQLite(ctx, p, statement, deleted, keys, ids)
-	case len(keys) == 1 && statement == p.sql.Save:
-		if _, err := tx.ExecContext(ctx, p.sql.SaveOne, keys[0], ids[0]); err != nil {
-			return tx.saveOneError(p, keys[0], err)
-		}
-		return nil
-	default:
-		sent, err = tx.recordPostgres(ctx, statement, keys, ids)
-	}
-	if err != nil {
-		tx.ob.forget(p.ID) // the table may have been altered
-		return fmt.Errorf("outbox: %s/%s: %w", p.ID, firstOf(keys), withRemedy(err))
-	}
-	missing := &NotFoundError{Entity: p.ID}
-	for i, key := range keys {
-		if !sent[ids[i]] {
-			missing.Keys = append(missing.Keys, key)
-		}
-	}
-	if len(missing.Keys) == 0 {
-		return nil
-	}
-	return missing
-}
-
-// saveOneError tells what the error of an entity's SaveOne means.
-func (tx *Tx) saveOneError(p *plan, key string, err error) error {
-	if dialect.IsNoSuchKey(err) {
-		return &NotFoundError{Entity: p.ID, Keys: []string{key}}
-	}
-	tx.ob.forget(p.ID) // the table may have been altered
-	return fmt.Errorf("outbox: %s/%s: %w", p.ID, key, withRemedy(err))
-}
-
-// recordPostgres returns the ids of the events it inserted.
-func (tx *Tx) recordPostgres(ctx context.Context, statement string, keys, ids []string) (map[string]bool, error) {
-	rows, err := tx.tx.QueryContext(ctx, statement, Postgres.Texts(keys), Postgres.Texts(ids))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	sent := make(map[string]bool, len(keys))
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		sent[id] = true
-	}
-	return sent, rows.Err()
 }
 
 func withRemedy(err error) error {
@@ -317,13 +253,13 @@ func withRemedy(err error) error {
 }
 
 // keyTexts returns the keys as text, each once.
-func keyTexts(entity string, keys []any) ([]string, error) {
+func keyTexts(e *Entity, keys []any) ([]string, error) {
 	texts := make([]string, 0, len(keys))
 	has := make(map[string]bool, len(keys))
 	for _, key := range keys {
-		text, err := keyText(key)
+		text, err := e.keyText(key)
 		if err != nil {
-			return nil, fmt.Errorf("outbox: %s/%v: %w", entity, key, err)
+			return nil, fmt.Errorf("outbox: %s/%v: %w", e.ID, key, err)
 		}
 		if !has[text] {
 			has[text] = true
@@ -331,17 +267,4 @@ func keyTexts(entity string, keys []any) ([]string, error) {
 		}
 	}
 	return texts, nil
-}
-
-// eventIDs makes n UUIDv7s, which sort in the order they were made.
-func eventIDs(n int) ([]string, error) {
-	ids := make([]string, n)
-	for i := range ids {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return nil, fmt.Errorf("outbox: make an event id: %w", err)
-		}
-		ids[i] = id.String()
-	}
-	return ids, nil
 }

@@ -97,6 +97,9 @@ func (n Name) QuoteText(s string) string {
 	if n == MySQL {
 		return mysqlText(s)
 	}
+	if n == Postgres && strings.Contains(s, `\`) { // the same whatever standard_conforming_strings says
+		return ` E'` + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + `'`
+	}
 	return `'` + strings.ReplaceAll(s, `'`, `''`) + `'`
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 
 	"github.com/go-sql-driver/mysql"
@@ -108,7 +109,14 @@ func IsBadValue(err error) bool {
 
 // ConstraintOf returns the name of the constraint that err reports as violated,
 // where the driver tells: lib/pq does.
-func ConstraintOf(err error) string {
+func ConstraintOf(err error) string { return fieldOf(err, 'n') }
+
+// ColumnOf returns the name of the column that err is about, where the server and
+// the driver tell.
+func ColumnOf(err error) string { return fieldOf(err, 'c') }
+
+// fieldOf follows PostgreSQL's protocol, "error and notice message fields".
+func fieldOf(err error, field byte) string {
 	var fields interface {
 		error
 		Get(field byte) string
@@ -116,7 +124,7 @@ func ConstraintOf(err error) string {
 	if !errors.As(err, &fields) {
 		return ""
 	}
-	return fields.Get('n') // PostgreSQL's protocol, "error and notice message fields"
+	return fields.Get(field)
 }
 
 // IsStale reports whether err may come from a prepared statement that does not fit
@@ -137,6 +145,27 @@ func IsNoSuchKey(err error) bool {
 	var state sqlStater
 	return errors.As(err, &state) && state.SQLState() == "23502" &&
 		strings.Contains(err.Error(), `"key"`) && strings.Contains(err.Error(), `"outbox"`)
+}
+
+// tooLarge stands in the error of a statement that made an event which is too
+// large, before its size and its key.
+const tooLarge = "lockstep: too large: "
+
+// TooLarge reports whether err says that an event is larger than MaxPayload, and
+// its size and key. They are a value that PostgreSQL quotes, whatever its
+// messages' language is.
+func TooLarge(err error) (size int64, key string, ok bool) {
+	var state sqlStater
+	if !errors.As(err, &state) || state.SQLState() != "22P02" {
+		return 0, "", false
+	}
+	_, value, found := strings.Cut(err.Error(), tooLarge)
+	text, key, _ := strings.Cut(value, " ")
+	size, parsed := strconv.ParseInt(text, 10, 64)
+	if end := strings.LastIndexAny(key, "\"»“”"); end >= 0 {
+		key = key[:end]
+	}
+	return size, key, found && parsed == nil
 }
 
 // IsUnreachable reports whether err came up without the server having judged the

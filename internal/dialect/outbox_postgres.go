@@ -1,100 +1,148 @@
 package dialect
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/lockstep-go/lockstep/event"
 )
 
-// EntityTable is what the statements about one entity are built from.
-type EntityTable struct {
-	CQRSID string
-	Table  string
-	Key    Column
-	Fields []Column
-	// TTL is how many seconds an event lives; 0 means for ever.
-	TTL int64
-}
-
-// EntitySQL is the write side's statements for one entity. Each takes the keys
-// and the event ids as two list parameters of equal length, and inserts one
-// outbox row a key in their order. On PostgreSQL it returns their event ids.
-type EntitySQL struct {
-	Save, Delete, Deleting string
-	// SaveOne is Save for one key and its event id, each a plain parameter. Its error
-	// is one of IsNoSuchKey when there is no such key. PostgreSQL only.
-	SaveOne string
-	// Sync takes rows as they are, and on PostgreSQL the topic and the metadata as
-	// two more parameters.
-	Sync string
-}
-
-// postgresMarked turns the two lists into rows. Names that stand where a table's
+// postgresMarked turns the lists into rows. Names that stand where a table's
 // could start with lockstep_, so that no table is hidden by them.
 const postgresMarked = `
 WITH lockstep_marked AS (
-    SELECT m.k::{key_type} AS k, m.event_id, m.ord
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS m (k, event_id, ord)
+    SELECT {marked_keys}, m.*
+    FROM unnest({lists}) WITH ORDINALITY AS m ({list_names}, ord)
 )`
 
-// postgresSave: the UPDATE holds the row lock from before the outbox id is drawn
-// until commit, so the ids of one key grow in the order of its commits. The sort
-// makes it finish before the first id is drawn.
-const postgresSave = postgresMarked + `, lockstep_changed AS (
+// postgresSaved: the UPDATE holds the row lock from before the outbox id is drawn
+// until commit, so the ids of one key grow in the order of its commits.
+const postgresSaved = `, lockstep_changed AS (
     UPDATE {table} AS t
     SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-    FROM lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
-    WHERE t.{key} = m.k
-    RETURNING {returning}, t.cqrs_revision, t.cqrs_updated, m.event_id, m.ord
-)
-` + postgresInsert
+    FROM lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = {marked_text}
+    WHERE {match}
+    RETURNING {returning}, t.cqrs_revision, t.cqrs_updated, {inside} AS inside, {fresh} AS fresh, {mark}
+)`
 
-// postgresSaveOne takes half of the time of postgresSave with one key. Without
+// postgresDeleting is for rows that the caller deletes next. It raises the
+// row's own revision too, in case it is not deleted after all.
+const postgresDeleting = `, lockstep_changed AS (
+    UPDATE {table} AS t
+    SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
+    FROM lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = {marked_text}
+    WHERE {match}
+    RETURNING {returning_deleted}, t.cqrs_revision, t.cqrs_updated, true AS inside, false AS fresh, {mark}
+)` + postgresBury
+
+const postgresDeleted = `, lockstep_changed AS (
+    DELETE FROM {table} AS t
+    USING lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = {marked_text}
+    WHERE {match}
+    RETURNING {returning_deleted}, {next_revision} AS cqrs_revision, {next_updated} AS cqrs_updated,
+              true AS inside, false AS fresh, {mark}
+)` + postgresBury
+
+// postgresRead is the rows as they are, in the shape of the changed ones.
+const postgresRead = `, lockstep_changed AS (
+    SELECT {returning}, t.cqrs_revision, t.cqrs_updated, true AS inside, false AS fresh, {mark}
+    FROM {table} AS t JOIN lockstep_marked m ON {match}
+)`
+
+const postgresBury = `, lockstep_buried AS (
+    INSERT INTO outbox_tombstones AS d (entity, key, revision, deleted_at)
+    SELECT {entity}, {key_text}, c.cqrs_revision, c.cqrs_updated FROM lockstep_changed c
+    ON CONFLICT (entity, key) DO UPDATE SET revision = EXCLUDED.revision, deleted_at = EXCLUDED.deleted_at
+)`
+
+// postgresBuryOutside remembers of a row outside Where that replicas do not have
+// it: its tombstone is as old as the row's revision.
+const postgresBuryOutside = `, lockstep_buried AS (
+    INSERT INTO outbox_tombstones AS d (entity, key, revision, deleted_at)
+    SELECT {entity}, {key_text}, c.cqrs_revision, c.cqrs_updated FROM lockstep_changed c WHERE NOT c.inside
+    ON CONFLICT (entity, key) DO UPDATE SET revision = EXCLUDED.revision, deleted_at = EXCLUDED.deleted_at
+)`
+
+// postgresInsert: the sort makes the change finish before the first id is drawn,
+// and OFFSET 0 keeps what is inside from being computed twice.
+const postgresInsert = `
+INSERT INTO outbox (topic, key, payload, metadata)
+SELECT {topic}, e.key, {payload}, jsonb_build_object({event_id_header}, e.event_id)
+FROM (
+    SELECT {key_text} AS key, convert_to({envelope}, 'UTF8') AS payload, c.event_id
+    FROM (SELECT * FROM lockstep_changed c{wanted} ORDER BY c.ord OFFSET 0) c
+    OFFSET 0
+) e
+RETURNING metadata ->> {event_id_header}`
+
+// postgresSaveOne takes half of the time of postgresSaved with one key. Without
 // such a key it tries to insert an outbox row without one, which is refused: so it
 // can be sent together with the COMMIT.
 const postgresSaveOne = `
 WITH lockstep_changed AS (
     UPDATE {table} AS t
     SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-    FROM (SELECT CAST($1::text AS {key_type}) AS k) m
-        LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
-    WHERE t.{key} = m.k
+    FROM (SELECT {one_key}) m
+        LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = {marked_text}
+    WHERE {match}
     RETURNING {returning}, t.cqrs_revision, t.cqrs_updated
 )
 INSERT INTO outbox (topic, key, payload, metadata)
-SELECT {topic}, c.f0::text, convert_to({envelope}, 'UTF8'), jsonb_build_object({event_id_header}, $2::text)
-FROM (SELECT) AS one LEFT JOIN lockstep_changed c ON true`
+SELECT {topic}, e.key, {payload}, jsonb_build_object({event_id_header}, $2::text)
+FROM (
+    SELECT {key_text} AS key, convert_to({envelope}, 'UTF8') AS payload
+    FROM (SELECT) AS one LEFT JOIN lockstep_changed c ON true
+    OFFSET 0
+) e`
 
-// postgresDeleting is for rows that the caller deletes next. It raises the
-// row's own revision too, in case it is not deleted after all.
-const postgresDeleting = postgresMarked + `, lockstep_changed AS (
-    UPDATE {table} AS t
-    SET cqrs_revision = {next_revision}, cqrs_updated = {next_updated}
-    FROM lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
-    WHERE t.{key} = m.k
-    RETURNING t.{key} AS f0, t.cqrs_revision, t.cqrs_updated, m.event_id, m.ord
-)` + postgresBury + postgresInsert
-
-const postgresDelete = postgresMarked + `, lockstep_changed AS (
-    DELETE FROM {table} AS t
-    USING lockstep_marked m LEFT JOIN outbox_tombstones d ON d.entity = {entity} AND d.key = m.k::text
-    WHERE t.{key} = m.k
-    RETURNING t.{key} AS f0, {next_revision} AS cqrs_revision, {next_updated} AS cqrs_updated, m.event_id, m.ord
-)` + postgresBury + postgresInsert
-
-const postgresBury = `, lockstep_buried AS (
-    INSERT INTO outbox_tombstones AS d (entity, key, revision, deleted_at)
-    SELECT {entity}, c.f0::text, c.cqrs_revision, c.cqrs_updated FROM lockstep_changed c
-    ON CONFLICT (entity, key) DO UPDATE SET revision = EXCLUDED.revision, deleted_at = EXCLUDED.deleted_at
-)
-`
-
-const postgresInsert = `
+// postgresSync inserts a SYNC of the rows that the transaction has locked. It
+// raises no revision. Its parameters are the keys, the event ids, the topic and
+// the metadata without the event id.
+const postgresSync = `
 INSERT INTO outbox (topic, key, payload, metadata)
-SELECT {topic}, c.f0::text, convert_to({envelope}, 'UTF8'), jsonb_build_object({event_id_header}, c.event_id)
-FROM lockstep_changed c
-ORDER BY c.ord
+SELECT $3, {key_text}, convert_to({envelope}, 'UTF8'), $4::jsonb || jsonb_build_object({event_id_header}, c.event_id)
+FROM (SELECT * FROM lockstep_changed c ORDER BY c.ord OFFSET 0) c
 RETURNING metadata ->> {event_id_header}`
+
+// postgresInsertInside also returns the ids of those that are not to be sent:
+// their rows were found.
+const postgresInsertInside = `, lockstep_sent (event_id) AS (` + postgresInsert + `
+)
+SELECT event_id FROM lockstep_sent UNION ALL SELECT c.event_id FROM lockstep_changed c WHERE NOT ({sent})`
+
+const (
+	postgresFound = `
+SELECT c.event_id FROM lockstep_changed c`
+	postgresRows = `
+SELECT c.ord, {key_text}, {pk}, {key_object}, c.cqrs_revision, {updated}, c.inside, c.fresh, {data}, {tracked}, {unfit}
+FROM lockstep_changed c
+ORDER BY c.ord`
+	postgresRemove = `
+DELETE FROM {table} AS t USING lockstep_marked m WHERE {match}`
+
+	// postgresTrack locks in the order of the keys, so that two who track the same
+	// rows wait for each other instead of getting into a deadlock.
+	postgresTrack = `
+SELECT m.ord, {row_text}, {row_tracked}
+FROM {table} AS t JOIN lockstep_marked m ON {match}
+ORDER BY {row_keys}
+FOR NO KEY UPDATE OF t`
+
+	// postgresCheck has a parameter so that the server takes one statement only.
+	postgresCheck = `
+SELECT count(*) FROM {table} AS lockstep_row WHERE $1::boolean AND ({where}
+)`
+)
+
+// PostgresInsertOutbox inserts rows made in the process: topics and keys as
+// arrays, payloads and metadata as JSON texts with a record separator between,
+// which JSON cannot contain, so nothing needs to be escaped.
+const PostgresInsertOutbox = `
+INSERT INTO outbox (topic, key, payload, metadata)
+SELECT n.topic, n.key, convert_to(n.payload, 'UTF8'), n.metadata::jsonb
+FROM unnest($1::text[], $2::text[], string_to_array($3, chr(30)), string_to_array($4, chr(30)))
+     WITH ORDINALITY AS n (topic, key, payload, metadata, ord)
+ORDER BY n.ord`
 
 // PostgresPublish inserts messages that are not about an entity, in order: lists
 // of topics, keys, payloads (hexadecimal) and metadata.
@@ -112,6 +160,10 @@ const (
 	postgresNextUpdated  = `GREATEST(clock_timestamp(), t.cqrs_updated, d.deleted_at)`
 )
 
+// postgresFresh: the last thing that replicas were told of the key is that it is
+// not there, or nothing at all. RETURNING has the raised revision.
+const postgresFresh = `t.cqrs_revision = COALESCE(d.revision, 0) + 1`
+
 // keyCast is the type a key is read as: without length and precision, which
 // would cut it to that of another row.
 func keyCast(c Column) string {
@@ -127,94 +179,219 @@ func keyCast(c Column) string {
 }
 
 // PostgresEntity builds the statements of an entity. The columns come back from
-// the change as f0 (the key), f1, f2, … so that no name can clash.
+// the change as k0, k1, … (the key), f0, f1, … and p0, p1, … (tracked), so that
+// no name can clash.
 func PostgresEntity(e EntityTable) EntitySQL {
-	n := Postgres
-	returning := []string{"t." + n.QuoteColumn(e.Key.Name) + " AS f0"}
-	data := []string{}
-	for i, c := range e.Fields {
-		alias := "f" + itoa(i+1)
-		returning = append(returning, "t."+n.QuoteColumn(c.Name)+" AS "+alias)
-		data = append(data, postgresValue("c."+alias, c)+" AS "+n.QuoteColumn(c.Name))
+	b := postgresBuilder{EntityTable: e, signal: event.Save}
+	bury, insert := "", postgresInsert
+	if e.Where != "" {
+		insert = postgresInsertInside
+		if !e.LeaveSilently {
+			bury = postgresBuryOutside
+		}
 	}
-	version := []string{
-		"c.cqrs_revision AS " + event.FieldRevision,
-		postgresTimestamptz("c.cqrs_updated") + " AS " + event.FieldUpdated,
+	operation := func(b postgresBuilder, change, insert string) Operation {
+		if e.Muted {
+			insert = postgresFound
+		}
+		return Operation{
+			Record: b.build(postgresMarked+change+insert, withEvents),
+			Change: b.build(postgresMarked+change+postgresRows, keysOnly),
+		}
 	}
-	deleted := []string{"c.f0 AS " + event.FieldDeletedKey}
-	if e.Key.Name != event.FieldDeletedKey {
-		deleted = append(deleted, "c.f0 AS "+n.QuoteColumn(e.Key.Name))
-	}
-	build := func(template string, signal event.Signal, data []string) string {
-		values := strings.NewReplacer(
-			"{table}", n.Quote(e.Table),
-			"{key}", n.QuoteColumn(e.Key.Name),
-			"{key_type}", keyCast(e.Key),
-			"{entity}", n.QuoteText(e.CQRSID),
-			"{topic}", n.QuoteText(event.Topic(e.CQRSID)),
-			"{returning}", strings.Join(returning, ", "),
-			"{event_id_header}", n.QuoteText(event.HeaderEventID),
-			"{envelope}", postgresEnvelope(e, signal, append(data, version...)),
-		)
-		// These two hold placeholders themselves.
-		revisions := strings.NewReplacer("{next_revision}", postgresNextRevision, "{next_updated}", postgresNextUpdated)
-		return values.Replace(revisions.Replace(template))
+	d, y := b, b
+	d.signal, y.signal = event.Delete, event.Sync
+	one := ""
+	if e.Where == "" && !e.Muted {
+		one = b.build(postgresSaveOne, withEvents)
 	}
 	return EntitySQL{
-		Save:     build(postgresSave, event.Save, data),
-		SaveOne:  build(postgresSaveOne, event.Save, data),
-		Delete:   build(postgresDelete, event.Delete, deleted),
-		Deleting: build(postgresDeleting, event.Delete, deleted),
-		Sync:     build(postgresSync, event.Sync, data),
+		SaveOne: one,
+		Sync: Operation{
+			Record: y.build(postgresMarked+postgresRead+postgresSync, withTopic),
+			Change: y.build(postgresMarked+postgresRead+postgresRows, keysOnly),
+		},
+		Save:     operation(b, postgresSaved+bury, insert),
+		Delete:   operation(d, postgresDeleted, postgresInsert),
+		Deleting: operation(d, postgresDeleting, postgresInsert),
+		Remove:   b.build(postgresMarked+postgresRemove, keysOnly),
+		Track:    b.build(postgresMarked+postgresTrack, keysOnly),
+		Check:    b.build(postgresCheck, keysOnly),
 	}
 }
 
-// postgresEnvelope is the expression for an event's body: constant text around
-// what the database itself turns into JSON.
-func postgresEnvelope(e EntityTable, signal event.Signal, data []string) string {
+// postgresBuilder fills the templates for one entity.
+type postgresBuilder struct {
+	EntityTable
+	signal event.Signal
+}
+
+// parameters says which a statement has beside the keys.
+type parameters int
+
+const (
+	keysOnly   parameters = iota
+	withEvents            // the event ids
+	withTopic             // the event ids, the topic and the metadata
+)
+
+// build fills a template. The correlation id is the parameter behind the others.
+func (b postgresBuilder) build(template string, p parameters) string {
 	n := Postgres
-	head := event.AppendString([]byte(`{"signal_type":`), string(signal))
-	head = event.AppendString(append(head, `,"cqrs_id":`...), e.CQRSID)
-	head = append(head, `,"instance_data":`...)
-	expires := n.QuoteText(`null`)
-	if e.TTL > 0 {
-		expires = `to_char((clock_timestamp() + interval '` + itoa(int(e.TTL)) + ` seconds') AT TIME ZONE 'UTC', '"\""YYYY-MM-DD"T"HH24:MI:SS"+00:00\""')`
+	lists, names, mark := "$1::text[], $2::text[]", "k, event_id", "m.event_id, m.ord"
+	if p == keysOnly {
+		lists, names, mark = "$1::text[]", "k", "m.ord"
 	}
-	return n.QuoteText(string(head)) +
-		" || (SELECT row_to_json(r.*)::text FROM (SELECT " + strings.Join(data, ", ") + ") r) || " +
-		n.QuoteText(`,"previous_data":null,"instance_pk":`) + " || to_json(c.f0)::text || " +
-		n.QuoteText(`,"correlation_id":null,"retries":0,"expires":`) + " || " + expires + " || " +
-		n.QuoteText(`,"meta":{}}`)
+	correlation := map[parameters]string{keysOnly: "NULL", withEvents: "$3::text", withTopic: "$5::text"}[p]
+	keys := b.keyTexts("c.k")
+	values := []string{
+		"{table}", n.Quote(b.Table),
+		"{entity}", n.QuoteText(b.CQRSID),
+		"{topic}", n.QuoteText(event.Topic(b.CQRSID)),
+		"{event_id_header}", n.QuoteText(event.HeaderEventID),
+		"{payload}", b.payload(),
+		"{where}", b.Where,
+		"{lists}", lists, "{list_names}", names, "{mark}", mark,
+		"{marked_keys}", b.markedKeys("m.k"), "{one_key}", b.markedKeys("$1::text"),
+		"{marked_text}", b.keyTexts("m.k"),
+		"{match}", b.match(),
+		"{key_text}", keys,
+		"{pk}", b.pk(keys),
+		"{key_object}", postgresObject(b.keyValues()),
+		"{returning}", b.returning(true, b.signal == event.Save),
+		"{returning_deleted}", b.returning(b.DeletedRows, false),
+		"{updated}", postgresTimestamptz("c.cqrs_updated"),
+		"{data}", b.data(), "{tracked}", b.tracked(), "{unfit}", b.unfit(),
+		"{row_text}", b.rowText(), "{row_tracked}", b.rowTracked(), "{row_keys}", strings.Join(b.rowKeys(), ", "),
+		"{inside}", b.inside(), "{fresh}", postgresFresh,
+		"{wanted}", b.wanted(), "{sent}", b.sent(),
+		"{envelope}", b.envelope(correlation),
+	}
+	// These hold placeholders themselves.
+	inner := strings.NewReplacer("{next_revision}", postgresNextRevision, "{next_updated}", postgresNextUpdated)
+	return strings.NewReplacer(values...).Replace(inner.Replace(template))
 }
 
-// postgresValue is the expression that makes a column's value fit for the wire.
-func postgresValue(column string, c Column) string {
-	switch c.Base {
-	case "timestamp with time zone":
-		return "CASE WHEN isfinite(" + column + ") THEN " + postgresTimestamptz(column) + postgresEra(column, "timestamptz '0001-01-01 00:00:00+00'") + " END"
-	case "timestamp without time zone":
-		return "CASE WHEN isfinite(" + column + ") THEN to_char(" + column + ", 'YYYY-MM-DD HH24:MI:SS.US')" + postgresEra(column, "timestamp '0001-01-01'") + " END"
-	case "date":
-		return "CASE WHEN isfinite(" + column + ") THEN " + column + " END"
-	case "real", "double precision", "numeric":
-		return "CASE WHEN " + column + " NOT IN ('NaN', 'Infinity', '-Infinity') THEN " + column + " END"
-	case "bytea":
-		return "translate(encode(" + column + ", 'base64'), E'\\n', '')"
-	case "money": // its text depends on the session's locale
-		return column + "::numeric"
+// markedKeys takes the columns of a key out of its text.
+func (b postgresBuilder) markedKeys(text string) string {
+	keys := b.castKeys(text)
+	for i := range keys {
+		keys[i] += " AS k" + itoa(i)
 	}
-	if name := c.Base[strings.LastIndexByte(c.Base, '.')+1:]; name == "hstore" {
-		return column + "::text" // its cast to json gives what it cannot read back
-	}
-	return column
+	return strings.Join(keys, ", ")
 }
 
-// postgresEra is the expression that marks times before the first year, as the
-// database reads them.
-func postgresEra(column, first string) string {
-	return " || CASE WHEN " + column + " < " + first + " THEN ' BC' ELSE '' END"
+func (b postgresBuilder) castKeys(text string) []string {
+	if len(b.Keys) == 1 {
+		return []string{"CAST(" + text + " AS " + keyCast(b.Keys[0]) + ")"}
+	}
+	keys := make([]string, len(b.Keys))
+	for i, k := range b.Keys {
+		keys[i] = "CAST(" + text + "::json ->> " + itoa(i) + " AS " + keyCast(k) + ")"
+	}
+	return keys
 }
 
-func postgresTimestamptz(column string) string {
-	return "to_char(" + column + " AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00:00\"')"
+// keyTexts is the expression for the key as text, from columns with that prefix:
+// of several columns it is the JSON array of their texts.
+func (b postgresBuilder) keyTexts(prefix string) string {
+	if len(b.Keys) == 1 {
+		return prefix + "0::text"
+	}
+	texts := make([]string, len(b.Keys))
+	for i := range b.Keys {
+		texts[i] = "to_json(" + prefix + itoa(i) + "::text)::text"
+	}
+	return "('[' || " + strings.Join(texts, " || ',' || ") + " || ']')"
+}
+
+func (b postgresBuilder) match() string {
+	terms := make([]string, len(b.Keys))
+	for i, k := range b.Keys {
+		terms[i] = "t." + Postgres.QuoteColumn(k.Name) + " = m.k" + itoa(i)
+	}
+	return strings.Join(terms, " AND ")
+}
+
+func (b postgresBuilder) pk(text string) string {
+	if len(b.Keys) == 1 {
+		return "to_json(c.k0)::text"
+	}
+	return "to_json(" + text + ")::text"
+}
+
+func (b postgresBuilder) rowKeys() []string {
+	keys := make([]string, len(b.Keys))
+	for i, k := range b.Keys {
+		keys[i] = "t." + Postgres.QuoteColumn(k.Name)
+	}
+	return keys
+}
+
+// rowText is keyTexts from the table itself.
+func (b postgresBuilder) rowText() string {
+	if len(b.Keys) == 1 {
+		return "t." + Postgres.QuoteColumn(b.Keys[0].Name) + "::text"
+	}
+	texts := make([]string, len(b.Keys))
+	for i, k := range b.Keys {
+		texts[i] = "to_json(t." + Postgres.QuoteColumn(k.Name) + "::text)::text"
+	}
+	return "'[' || " + strings.Join(texts, " || ',' || ") + " || ']'"
+}
+
+func (b postgresBuilder) rowTracked() string {
+	values := make([]string, len(b.Tracked))
+	for i, c := range b.Tracked {
+		q := Postgres.QuoteColumn(c.Name)
+		values[i] = b.value("t."+q, c) + " AS " + q
+	}
+	return postgresObject(values)
+}
+
+func (b postgresBuilder) returning(fields, tracked bool) string {
+	var columns []string
+	add := func(prefix string, list []Column) {
+		for i, c := range list {
+			columns = append(columns, "t."+Postgres.QuoteColumn(c.Name)+" AS "+prefix+itoa(i))
+		}
+	}
+	add("k", b.Keys)
+	if fields {
+		add("f", b.Fields)
+	}
+	if tracked {
+		add("p", b.Tracked)
+	}
+	return strings.Join(columns, ", ")
+}
+
+// inside evaluates the condition in a row that has nothing but the table's columns.
+func (b postgresBuilder) inside() string {
+	if b.Where == "" {
+		return "true"
+	}
+	return "COALESCE((SELECT (" + b.Where + "\n) FROM (SELECT t.*) AS lockstep_row), false)"
+}
+
+// payload refuses events that are too large. SQL has no other way to fail than to
+// do what cannot be done; [TooLarge] reads the error.
+func (b postgresBuilder) payload() string {
+	return "CASE WHEN octet_length(e.payload) <= " + strconv.FormatInt(b.MaxPayload, 10) + " THEN e.payload ELSE " +
+		"convert_to(CAST('" + tooLarge + "' || octet_length(e.payload) || ' ' || e.key AS bigint)::text, 'UTF8') END"
+}
+
+// sent tells which changed rows have an event.
+func (b postgresBuilder) sent() string {
+	if b.LeaveSilently {
+		return "c.inside"
+	}
+	return "c.inside OR NOT c.fresh"
+}
+
+func (b postgresBuilder) wanted() string {
+	if b.Where == "" || b.signal == event.Delete {
+		return ""
+	}
+	return " WHERE " + b.sent()
 }

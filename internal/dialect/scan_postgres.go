@@ -11,56 +11,49 @@ import (
 // keys when there is nothing to start behind.
 const (
 	postgresScanKeys = `
-SELECT t.{key}::text
+SELECT {text}
 FROM {table} t
-WHERE {from} AND ({condition})
-ORDER BY t.{key}
+WHERE {from} AND ({condition}) AND {inside}
+ORDER BY {keys}
 LIMIT $1
 FOR NO KEY UPDATE OF t`
 
 	postgresScanRows = `
-SELECT t.{key}::text, to_json(t.{key})::text, {data}
+SELECT {text}, {pk}, {data}
 FROM {table} t
-WHERE {from} AND ({condition})
-ORDER BY t.{key}
+WHERE {from} AND ({condition}) AND {inside}
+ORDER BY {keys}
 LIMIT $1`
 
 	postgresScanVersions = `
-SELECT t.{key}::text, to_json(t.{key})::text, t.cqrs_revision
+SELECT {text}, {pk}, t.cqrs_revision
 FROM {table} t
-WHERE {from} AND ({condition})
-ORDER BY t.{key}
+WHERE {from} AND ({condition}) AND {inside}
+ORDER BY {keys}
 LIMIT $1`
 
 	postgresScanCount = `
 SELECT count(*)
 FROM {table} t
-WHERE $1::bigint IS NULL AND $2::text IS NULL AND ({condition})`
+WHERE $1::bigint IS NULL AND $2::text IS NULL AND ({condition}) AND {inside}`
 )
-
-// postgresSync inserts a SYNC of the rows that the transaction has locked. It
-// raises no revision. Its parameters are the keys, the event ids, the topic and
-// the metadata without the event id.
-const postgresSync = postgresMarked + `, lockstep_changed AS (
-    SELECT {returning}, t.cqrs_revision, t.cqrs_updated, m.event_id, m.ord
-    FROM lockstep_marked m JOIN {table} t ON t.{key} = m.k
-)
-INSERT INTO outbox (topic, key, payload, metadata)
-SELECT $3, c.f0::text, convert_to({envelope}, 'UTF8'), $4::jsonb || jsonb_build_object({event_id_header}, c.event_id)
-FROM lockstep_changed c
-ORDER BY c.ord
-RETURNING metadata ->> {event_id_header}`
 
 func postgresScan(s Scan) ScanSQL {
 	n := Postgres
+	b := postgresBuilder{EntityTable: s.EntityTable, signal: event.Sync}
+	keys := b.rowKeys()
 	from := "$2::text IS NULL"
 	if s.From {
-		from = "t." + n.QuoteColumn(s.Key.Name) + " > $2::" + keyCast(s.Key)
+		from = "(" + strings.Join(keys, ", ") + ") > (" + strings.Join(b.castKeys("$2::text"), ", ") + ")"
+	}
+	pk := "to_json(" + b.rowText() + ")::text"
+	if len(keys) == 1 {
+		pk = "to_json(" + keys[0] + ")::text"
 	}
 	build := func(template string) string {
 		return strings.NewReplacer(
-			"{table}", n.Quote(s.Table), "{key}", n.QuoteColumn(s.Key.Name), "{from}", from,
-			"{condition}", s.Condition, "{data}", postgresData(s.EntityTable),
+			"{table}", n.Quote(s.Table), "{text}", b.rowText(), "{keys}", strings.Join(keys, ", "), "{pk}", pk,
+			"{from}", from, "{condition}", s.Condition, "{inside}", b.inside(), "{data}", b.rowData(),
 		).Replace(template)
 	}
 	return ScanSQL{
@@ -69,14 +62,14 @@ func postgresScan(s Scan) ScanSQL {
 	}
 }
 
-// postgresData is the expression for the data of a row t, as an event has it.
-func postgresData(e EntityTable) string {
+// rowData is the expression for the data of a row t, as an event has it.
+func (b postgresBuilder) rowData() string {
 	var members []string
-	for _, c := range e.Fields {
+	for _, c := range b.Fields {
 		name := Postgres.QuoteColumn(c.Name)
-		members = append(members, postgresValue("t."+name, c)+" AS "+name)
+		members = append(members, b.value("t."+name, c)+" AS "+name)
 	}
 	members = append(members, "t.cqrs_revision AS "+event.FieldRevision,
 		postgresTimestamptz("t.cqrs_updated")+" AS "+event.FieldUpdated)
-	return "(SELECT row_to_json(r.*)::text FROM (SELECT " + strings.Join(members, ", ") + ") r)"
+	return postgresObject(members)
 }

@@ -8,20 +8,14 @@ const (
 	sqliteScanRows = `
 SELECT {columns}
 FROM {table} AS t
-WHERE {from} AND ({condition})
-ORDER BY t.{key}
+WHERE {from} AND ({condition}) AND {inside}
+ORDER BY {keys}
 LIMIT ?1`
 
 	sqliteScanCount = `
 SELECT count(*)
 FROM {table} AS t
-WHERE ?1 IS NULL AND ?2 IS NULL AND ({condition})`
-
-	// sqliteSync reads what [sqliteSave] returns, and changes nothing.
-	sqliteSync = `
-SELECT {table}.{key}, {table}.cqrs_revision, {table}.cqrs_updated{fields}
-FROM {table}
-WHERE {table}.{key} IN (SELECT value FROM json_each(?1)) AND ?2 IS NOT NULL`
+WHERE ?1 IS NULL AND ?2 IS NULL AND ({condition}) AND {inside}`
 )
 
 // SQLiteBeginWrite takes the write lock of a transaction that was begun without
@@ -29,25 +23,22 @@ WHERE {table}.{key} IN (SELECT value FROM json_each(?1)) AND ?2 IS NOT NULL`
 const SQLiteBeginWrite = `DELETE FROM outbox WHERE id = -1`
 
 func sqliteScan(s Scan) ScanSQL {
-	n := SQLite
+	b := sqliteBuilder{EntityTable: s.EntityTable, prefix: "t."}
 	from := "?2 IS NULL"
 	if s.From {
-		from = "t." + n.QuoteColumn(s.Key.Name) + " > ?2"
+		from = "(" + b.keys() + ") > (" + strings.Join(b.partsOf("?2"), ", ") + ")"
 	}
 	build := func(template, columns string) string {
 		return strings.NewReplacer(
-			"{table}", n.Quote(s.Table), "{key}", n.QuoteColumn(s.Key.Name), "{from}", from,
-			"{condition}", s.Condition, "{columns}", strings.ReplaceAll(columns, "{key}", n.QuoteColumn(s.Key.Name)),
+			"{table}", SQLite.Quote(s.Table), "{keys}", b.keys(), "{from}", from,
+			"{condition}", s.Condition, "{inside}", b.inside(), "{columns}", columns,
 		).Replace(template)
 	}
-	var fields strings.Builder
-	for _, c := range s.Fields {
-		fields.WriteString(", t." + n.QuoteColumn(c.Name))
-	}
+	version := b.keys() + ", t.cqrs_revision, t.cqrs_updated, 1, 0"
 	return ScanSQL{
-		Keys:     build(sqliteScanRows, "CAST(t.{key} AS TEXT)"),
-		Rows:     build(sqliteScanRows, "t.{key}, t.cqrs_revision, t.cqrs_updated"+fields.String()),
-		Versions: build(sqliteScanRows, "CAST(t.{key} AS TEXT), t.{key}, t.cqrs_revision"),
+		Keys:     build(sqliteScanRows, b.keyText()),
+		Rows:     build(sqliteScanRows, version+b.list(s.Fields)),
+		Versions: build(sqliteScanRows, b.keyText()+", "+b.pk()+", t.cqrs_revision"),
 		Count:    build(sqliteScanCount, ""),
 	}
 }

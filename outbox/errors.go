@@ -1,0 +1,80 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Sentinel errors.
+var (
+	// ErrUnknownEntity reports an entity that is not in Config.Entities.
+	ErrUnknownEntity = errors.New("unknown entity")
+	// ErrNotMigrated reports that Lockstep's tables or columns are missing.
+	ErrNotMigrated = errors.New("database is not migrated")
+	// ErrFlushing reports that a function of an [Entity] marked, tracked, deleted or
+	// flushed rows: while events are written it may only read.
+	ErrFlushing = errors.New("events are being written: a function of an Entity may read, but not mark, track, delete or flush")
+)
+
+// NotFoundError reports keys that have no row in the entity's table, so that
+// nothing could be sent about them.
+type NotFoundError struct {
+	Entity string
+	Keys   []string
+}
+
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf("outbox: %s/%s does not exist: mark a key after its row was written, and delete through Tx.Delete or after Tx.Deleting", e.Entity, firstOf(e.Keys))
+}
+
+// TrackError reports saved keys of an entity with tracked fields whose previous
+// values are not known, because [Tx.Track] was not called before the change.
+type TrackError struct {
+	Entity string
+	Keys   []string
+}
+
+func (e *TrackError) Error() string {
+	return fmt.Sprintf("outbox: %s/%s was changed without being tracked: call Tx.Track with its key before the change", e.Entity, firstOf(e.Keys))
+}
+
+// PayloadError reports an event that is larger than Config.MaxPayload.
+type PayloadError struct {
+	Entity, Key string
+	// Size is the event's, and Limit the largest that is sent, in bytes.
+	Size, Limit int64
+}
+
+func (e *PayloadError) Error() string {
+	return fmt.Sprintf("outbox: %s/%s: its event has %d bytes and at most %d are sent: send fewer Fields, or raise Config.MaxPayload as far as the broker allows", e.Entity, e.Key, e.Size, e.Limit)
+}
+
+// RowError reports a row that cannot be sent, and where it can be told, the
+// column that is to blame.
+type RowError struct {
+	Entity string
+	// Keys are the row's key; of several it is one that is to blame.
+	Keys []string
+	// Column is "" when it is not known.
+	Column string
+	Err    error
+}
+
+func (e *RowError) Error() string {
+	where := ""
+	if e.Column != "" {
+		where = ", column " + e.Column
+	}
+	return fmt.Sprintf("outbox: %s/%s%s: %v", e.Entity, strings.Join(e.Keys, " or "), where, e.Err)
+}
+
+// Unwrap returns what was wrong with the row.
+func (e *RowError) Unwrap() error { return e.Err }
+
+func firstOf(keys []string) string {
+	if len(keys) == 1 {
+		return keys[0]
+	}
+	return fmt.Sprintf("%s (and %d more)", keys[0], len(keys)-1)
+}

@@ -40,7 +40,15 @@ func postgresCondition(l Lookup, column, first, second string) string {
 	case "notnull":
 		return expression + " IS NOT NULL"
 	case "in":
-		return expression + " = ANY (" + first + "::" + typ + "[])"
+		among := expression + " = ANY (" + first + "::" + typ + "[])"
+		if l.Part != "" || !l.Column.Unique {
+			return among
+		}
+		// Lists of keys are mostly neighbours. The bounds keep a scan that is to
+		// return rows in key order from beginning at the first key of the table.
+		bound := "(SELECT x FROM unnest(" + first + "::" + typ + "[]) x ORDER BY x {order} LIMIT 1)"
+		return among + " AND " + expression + " BETWEEN " + strings.Replace(bound, "{order}", "ASC", 1) +
+			" AND " + strings.Replace(bound, "{order}", "DESC", 1)
 	case "range":
 		return expression + " BETWEEN " + first + "::" + typ + " AND " + second + "::" + typ
 	case "iexact":

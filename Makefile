@@ -8,7 +8,7 @@ TESTFLAGS ?=
 PACKAGES ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test lint bench
+.PHONY: help up down test orm lint bench
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,12 @@ test: up ## run all tests, with the race detector where a C compiler is at hand
 	else echo 'no C compiler (or no C headers): the tests run without the race detector' >&2; fi; \
 	set -x; go test $$race -timeout $(TIMEOUT) $(TESTFLAGS) $(PACKAGES)
 
+orm: up ## run the examples with GORM, bun, sqlx, sqlc and pgx, a module of its own
+	cd examples/orm && go vet ./... && go test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
 lint: ## check style, import rules and formatting (builds golangci-lint at the first run)
 	go run $(GOLANGCI_LINT) run $(PACKAGES)
+	cd examples/orm && go run $(GOLANGCI_LINT) run ./...
 
 bench: up ## run the load programs; each prints a ratio to its reference
 	go run ./bench

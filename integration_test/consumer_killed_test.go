@@ -1,11 +1,6 @@
 package integration_test
 
-import (
-	"context"
-	"testing"
-
-	"github.com/lockstep-go/lockstep/outbox"
-)
+import "testing"
 
 // A consumer that dies in a transaction has not acknowledged its messages, so
 // the next one gets them.
@@ -26,14 +21,7 @@ func TestConsumerKilledInMidFlow(t *testing.T) {
 
 	// Now it dies while its transaction waits, with the last message of each key.
 	unlock := r.lockReplica(t)
-	r.do(t, func(ctx context.Context, tx *outbox.Tx) error {
-		for key := range int64(writersKeys) {
-			if err := r.put(ctx, tx, key+1, "the last word"); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	r.lastWord(t)
 	r.awaitWaiting(t)
 	c.kill(t)
 	unlock()

@@ -10,7 +10,7 @@ import (
 )
 
 // proxy stands between a service and the broker. It can swallow what the service
-// sends, as a network does before it is noticed to be gone.
+// sends, as a network does before it is noticed to be gone, or stop to read.
 type proxy struct {
 	url       string
 	broker    string
@@ -18,10 +18,15 @@ type proxy struct {
 	swallows  atomic.Bool
 	swallowed atomic.Int64 // bytes
 
-	mu     sync.Mutex
-	conns  map[net.Conn]bool
-	closed bool
-	group  sync.WaitGroup
+	accepted atomic.Int64 // connections
+	held     atomic.Int64 // bytes of the service that wait until it flows again
+
+	mu      sync.Mutex
+	flowing *sync.Cond // on mu: stalled or closed has changed
+	conns   map[net.Conn]bool
+	stalled bool
+	closed  bool
+	group   sync.WaitGroup
 }
 
 // newProxy listens until the test ends.
@@ -32,6 +37,7 @@ func newProxy(t *testing.T, brokerURL string) *proxy {
 		t.Fatal("the broker's address is not a URL")
 	}
 	p := &proxy{broker: u.Host, conns: map[net.Conn]bool{}}
+	p.flowing = sync.NewCond(&p.mu)
 	if u.Port() == "" {
 		p.broker = net.JoinHostPort(u.Hostname(), "5672")
 	}
@@ -56,6 +62,7 @@ func (p *proxy) serve() {
 			_ = service.Close()
 			continue
 		}
+		p.accepted.Add(1)
 		p.group.Go(func() { p.forward(broker, service, true) })
 		p.group.Go(func() { p.forward(service, broker, false) })
 	}
@@ -80,6 +87,9 @@ func (p *proxy) forward(to, from net.Conn, fromService bool) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
+		if fromService {
+			p.await(n)
+		}
 		if fromService && p.swallows.Load() {
 			p.swallowed.Add(int64(n))
 		} else if _, err := to.Write(buffer[:n]); err != nil {
@@ -89,6 +99,34 @@ func (p *proxy) forward(to, from net.Conn, fromService bool) {
 			return
 		}
 	}
+}
+
+// await holds bytes of the service while the proxy is stalled.
+func (p *proxy) await(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stalled {
+		p.held.Add(int64(n))
+	}
+	for p.stalled && !p.closed {
+		p.flowing.Wait()
+	}
+}
+
+// stall stops reading what services send, until flow. Nothing is lost, but they may
+// give up connections and make new ones, which stall too.
+func (p *proxy) stall() {
+	p.held.Store(0)
+	p.setStalled(true)
+}
+
+func (p *proxy) flow() { p.setStalled(false) }
+
+func (p *proxy) setStalled(stalled bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stalled = stalled
+	p.flowing.Broadcast()
 }
 
 // swallow takes what services send from now on and forwards nothing of it, until
@@ -131,6 +169,7 @@ func (p *proxy) close() {
 	_ = p.listener.Close()
 	p.mu.Lock()
 	p.closed = true
+	p.flowing.Broadcast()
 	p.mu.Unlock()
 	p.cut()
 	p.group.Wait()

@@ -1,8 +1,8 @@
 package integration_test
 
 import (
-	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/outbox"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -69,6 +70,29 @@ func (s *inside) stop(t *testing.T) {
 	})
 }
 
+// pool returns connections of a service's own, which [rig.named] tells from the
+// test's.
+func (r *rig) pool(t *testing.T, shared *sql.DB, dsn string) *sql.DB {
+	t.Helper()
+	if r.dialect != outbox.Postgres {
+		return shared
+	}
+	db, err := sql.Open("postgres", r.named(dsn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeIt(t, db) })
+	return db
+}
+
+// named gives the connections of services an application_name, the rig's suffix.
+func (r *rig) named(dsn string) string {
+	if r.dialect != outbox.Postgres {
+		return dsn
+	}
+	return dsn + "&application_name=" + r.suffix
+}
+
 // relayInside is a relay in this process.
 type relayInside struct {
 	*inside
@@ -84,7 +108,7 @@ func (r *rig) startRelay(t *testing.T, url ...string) *relayInside {
 	}
 	// The lease outlasts a machine that is slow for a while; nobody waits for its
 	// end, since relays that are stopped give it back.
-	re, err := relay.New(r.master, b, relay.Config{Logger: r.log, LeaseTTL: relayLease})
+	re, err := relay.New(r.pool(t, r.master, r.masterDSN), b, relay.Config{Logger: r.log, LeaseTTL: relayLease})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +137,7 @@ func (r *rig) consume(t *testing.T, url string, cfg consumer.Config) *consumerIn
 		t.Fatal(err)
 	}
 	cfg.Queue, cfg.Logger = r.queue, r.log
-	c, err := consumer.New(r.replica, b, cfg)
+	c, err := consumer.New(r.pool(t, r.replica, r.replicaDSN), b, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +181,7 @@ func (r *rig) awaitWaiting(t *testing.T) {
 type outside struct {
 	name string
 	cmd  *exec.Cmd
-	logs bytes.Buffer
+	logs output
 	once sync.Once
 }
 
@@ -189,7 +213,7 @@ func (r *rig) startProcess(t *testing.T, database, brokerURL string, args ...str
 	}
 	p := &outside{name: fmt.Sprint("relay ", args[0])}
 	p.cmd = exec.CommandContext(t.Context(), program, args...)
-	p.cmd.Env = append(os.Environ(), "LOCKSTEP_DATABASE_URL="+database, "LOCKSTEP_BROKER_URL="+brokerURL)
+	p.cmd.Env = append(os.Environ(), "LOCKSTEP_DATABASE_URL="+r.named(database), "LOCKSTEP_BROKER_URL="+brokerURL)
 	p.cmd.Stderr = &p.logs
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -208,8 +232,16 @@ func (p *outside) stop(t *testing.T) {
 		if err := p.cmd.Wait(); err != nil && t.Context().Err() == nil {
 			t.Errorf("%s: ended with %v, want exit code 0", p.name, err)
 		}
-		t.Logf("%s:\n%s", p.name, &p.logs)
+		t.Logf("%s:\n%s", p.name, p.logs.text())
 	})
+}
+
+// signal is for the process alone; it goes on to be watched.
+func (p *outside) signal(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		t.Fatalf("%s: %v: %v", p.name, signal, err)
+	}
 }
 
 // kill ends the process without giving it a chance to finish anything.
@@ -223,7 +255,7 @@ func (p *outside) kill(t *testing.T) {
 		if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != -1 {
 			t.Errorf("%s: ended with %v before it was killed", p.name, err)
 		}
-		t.Logf("%s, killed:\n%s", p.name, &p.logs)
+		t.Logf("%s, killed:\n%s", p.name, p.logs.text())
 	})
 }
 

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -94,21 +95,34 @@ type wired struct {
 	revision int64
 }
 
+// row names what the event is about, and version its revision too.
+func (w wired) row() string     { return w.ev.CQRSID + "/" + w.key }
+func (w wired) version() string { return versionOf(w.row(), w.revision) }
+
+func versionOf(row string, revision int64) string {
+	return fmt.Sprintf("%s revision %d", row, revision)
+}
+
 // events decodes what the tap has.
 func (p *tap) events(t *testing.T) []wired {
 	t.Helper()
 	var events []wired
 	for _, m := range p.all(t) {
-		ev, err := event.Decode(m.Payload)
-		if err != nil {
-			t.Fatalf("%v in %s", err, m.Payload)
-		}
-		v, err := ev.Version()
-		if err != nil {
-			t.Fatalf("%v in %s", err, m.Payload)
-		}
-		key, _ := event.Text(ev.Key)
-		events = append(events, wired{m, ev, key, v.Revision})
+		events = append(events, decode(t, m))
 	}
 	return events
+}
+
+func decode(t *testing.T, m *message.Message) wired {
+	t.Helper()
+	ev, err := event.Decode(m.Payload)
+	if err != nil {
+		t.Fatalf("%v in %s", err, m.Payload)
+	}
+	v, err := ev.Version()
+	if err != nil {
+		t.Fatalf("%v in %s", err, m.Payload)
+	}
+	key, _ := event.Text(ev.Key)
+	return wired{m, ev, key, v.Revision}
 }

@@ -13,10 +13,12 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,12 +45,24 @@ type rig struct {
 	queue     string
 	control   broker.Broker // the test's own connection
 	connect   func(ctx context.Context, url string) (broker.Broker, error)
+	admin     *admin                 // of RabbitMQ
 	depth     func(t *testing.T) int // messages in the replica's queue
 	wire      *tap                   // all that the relay published
 	dead      *tap                   // the dead letters
 	log       *slog.Logger
+	logs      output // what log was told
 
 	services []service
+	// mayFail lets the writers' transactions fail, as those of a database that is
+	// away do.
+	mayFail atomic.Bool
+	// echoes says that a connection that was given up may still deliver messages,
+	// so that the last of a key is not always its newest. The replica does not mind.
+	// All events of a key must have come in their order all the same, with others
+	// between them.
+	echoes bool
+	// wantBuried is how many messages are to end in outbox_dead.
+	wantBuried int
 	// wantDead is how many dead letters the scenario is to have, and unfit tells
 	// the messages they came from.
 	wantDead int
@@ -59,9 +73,25 @@ type rig struct {
 // newRig returns a rig on PostgreSQL and RabbitMQ. Queues are bound, nothing runs.
 func newRig(t *testing.T, entities ...entity) *rig {
 	t.Helper()
-	r := &rig{dialect: outbox.Postgres, brokerURL: testdb.RabbitMQURL(t)}
-	r.master, r.masterDSN = testdb.Postgres(t)
-	r.replica, r.replicaDSN = testdb.Postgres(t)
+	return newRigOn(t, nil, nil, entities...)
+}
+
+// newRigOn is newRig on servers of the test's own, where they are given.
+func newRigOn(t *testing.T, database *cluster, broker *node, entities ...entity) *rig {
+	t.Helper()
+	r := &rig{dialect: outbox.Postgres}
+	if broker != nil {
+		r.brokerURL = broker.url
+	} else {
+		r.brokerURL = testdb.RabbitMQURL(t)
+	}
+	if database != nil {
+		r.master, r.masterDSN = database.open(t, "master")
+		r.replica, r.replicaDSN = database.open(t, "replica")
+	} else {
+		r.master, r.masterDSN = testdb.Postgres(t)
+		r.replica, r.replicaDSN = testdb.Postgres(t)
+	}
 	r.prepare(t, entities)
 	r.useRabbitMQ(t)
 	r.bind(t)
@@ -89,7 +119,7 @@ func (r *rig) prepare(t *testing.T, entities []entity) {
 			t.Error("the scenario ended without the checks of settled")
 		}
 	})
-	r.log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	r.log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), &r.logs), nil))
 	r.suffix = strings.ToLower(rand.Text()[:10])
 	r.queue = "it_" + r.suffix
 	cfg := outbox.Config{Dialect: r.dialect}
@@ -129,13 +159,10 @@ func (r *rig) createTable(t *testing.T, db *sql.DB, table, ddl string) {
 // when the test ends.
 func (r *rig) useRabbitMQ(t *testing.T) {
 	t.Helper()
-	admin, err := amqp.Dial(r.brokerURL)
-	if err != nil {
-		t.Fatalf("%v\nstart it with `scripts/services up postgres rabbitmq`", err)
-	}
+	admin := &admin{url: r.brokerURL}
 	exchange := "it_" + r.suffix
 	t.Cleanup(func() {
-		onChannel(t, admin, func(ch *amqp.Channel) error {
+		admin.do(t, func(ch *amqp.Channel) error {
 			for _, queue := range []string{r.queue, event.DeadLetterQueue(r.queue), r.wireQueue(), r.delayQueue()} {
 				if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
 					return err
@@ -143,15 +170,16 @@ func (r *rig) useRabbitMQ(t *testing.T) {
 			}
 			return ch.ExchangeDelete(exchange, false, false)
 		})
-		_ = admin.Close()
+		admin.close()
 	})
 	r.brokerURL += "?exchange=" + exchange
 	r.connect = func(ctx context.Context, url string) (broker.Broker, error) {
 		return broker.Open(ctx, url, broker.Options{Logger: r.log})
 	}
+	r.admin = admin
 	r.depth = func(t *testing.T) (n int) {
 		t.Helper()
-		onChannel(t, admin, func(ch *amqp.Channel) error {
+		admin.do(t, func(ch *amqp.Channel) error {
 			q, err := ch.QueueDeclarePassive(r.queue, true, false, false, false, nil)
 			n = q.Messages
 			return err
@@ -166,15 +194,33 @@ func (r *rig) wireQueue() string { return "it_wire_" + r.suffix }
 // delayQueue is the one that the adapter makes for entities' retryDelay.
 func (r *rig) delayQueue() string { return "lockstep.delay.it_" + r.suffix + ".1000" }
 
-func onChannel(t *testing.T, conn *amqp.Connection, do func(*amqp.Channel) error) {
+// admin is a connection past the adapter, which is made again when it was lost.
+type admin struct {
+	url  string
+	conn *amqp.Connection
+}
+
+func (a *admin) do(t *testing.T, what func(*amqp.Channel) error) {
 	t.Helper()
-	ch, err := conn.Channel()
+	var err error
+	if a.conn == nil || a.conn.IsClosed() {
+		if a.conn, err = amqp.Dial(a.url); err != nil {
+			t.Fatalf("%v\nstart it with `scripts/services up postgres rabbitmq`", err)
+		}
+	}
+	ch, err := a.conn.Channel()
 	if err == nil {
-		err = do(ch)
+		err = what(ch)
 		_ = ch.Close()
 	}
 	if err != nil {
 		t.Errorf("rabbitmq: %v", err)
+	}
+}
+
+func (a *admin) close() {
+	if a.conn != nil {
+		_ = a.conn.Close()
 	}
 }
 
@@ -255,9 +301,9 @@ func (r *rig) do(t *testing.T, fn func(ctx context.Context, tx *outbox.Tx) error
 	}
 }
 
-func execute(t *testing.T, db *sql.DB, statement string, args ...any) {
+func execute(t *testing.T, db *sql.DB, statement string) {
 	t.Helper()
-	if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
 }

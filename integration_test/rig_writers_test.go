@@ -7,7 +7,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lockstep-go/lockstep/outbox"
 )
@@ -15,6 +17,7 @@ import (
 // writers change accounts at random, side by side, until they are stopped.
 type writers struct {
 	quit  chan struct{}
+	ahead atomic.Int64 // events, as far as they were seen to be written
 	group sync.WaitGroup
 	once  sync.Once
 }
@@ -22,6 +25,9 @@ type writers struct {
 const (
 	writersCount = 4
 	writersKeys  = 40 // few, so that the writers meet
+	// mostAhead is how many events the writers may be ahead of the relay, so that a
+	// long fault makes no backlog that only costs time.
+	mostAhead = 2000
 )
 
 // startWriters starts them. Their transactions change and delete one to three
@@ -40,7 +46,17 @@ func (r *rig) startWriters(t *testing.T) *writers {
 					return
 				default:
 				}
-				if err := r.writeAtRandom(t.Context(), rng, fmt.Sprintf("writer %d, %d", i, n)); err != nil {
+				if w.ahead.Load() > mostAhead+int64(r.wire.count()) {
+					w.pause()
+					continue
+				}
+				written, err := r.writeAtRandom(t.Context(), rng, fmt.Sprintf("writer %d, %d", i, n))
+				switch {
+				case err == nil:
+					w.ahead.Add(int64(written))
+				case r.mayFail.Load():
+					w.pause()
+				default:
 					t.Errorf("writer: %v", err)
 					return
 				}
@@ -51,6 +67,14 @@ func (r *rig) startWriters(t *testing.T) *writers {
 	return w
 }
 
+// pause keeps a writer from spinning.
+func (w *writers) pause() {
+	select {
+	case <-w.quit:
+	case <-time.After(20 * time.Millisecond):
+	}
+}
+
 func (w *writers) stop() {
 	w.once.Do(func() { close(w.quit) })
 	w.group.Wait()
@@ -58,10 +82,11 @@ func (w *writers) stop() {
 
 var errChangedMind = errors.New("changed my mind")
 
-func (r *rig) writeAtRandom(ctx context.Context, rng *rand.Rand, name string) error {
+// writeAtRandom runs a transaction and returns how many events it has written.
+func (r *rig) writeAtRandom(ctx context.Context, rng *rand.Rand, name string) (written int, err error) {
 	keys := rng.Perm(writersKeys)[:1+rng.IntN(3)]
 	slices.Sort(keys) // so that writers do not wait for each other in a circle
-	err := r.ob.InTx(ctx, r.master, func(ctx context.Context, tx *outbox.Tx) error {
+	err = r.ob.InTx(ctx, r.master, func(ctx context.Context, tx *outbox.Tx) error {
 		for _, k := range keys {
 			key := int64(k) + 1
 			var err error
@@ -80,9 +105,9 @@ func (r *rig) writeAtRandom(ctx context.Context, rng *rand.Rand, name string) er
 		return nil
 	})
 	if errors.Is(err, errChangedMind) || errors.As(err, new(*outbox.NotFoundError)) { // nothing there to delete
-		return nil
+		return 0, nil
 	}
-	return err
+	return len(keys), err
 }
 
 // progress waits until the tap has a hundred messages more.
@@ -90,4 +115,34 @@ func (r *rig) progress(t *testing.T) {
 	t.Helper()
 	goal := r.wire.count() + 100
 	until(t, "messages come out of the relay", func() bool { return r.wire.count() >= goal })
+}
+
+// outboxFills waits until the outbox has a few hundred messages.
+func (r *rig) outboxFills(t *testing.T) {
+	t.Helper()
+	until(t, "the outbox fills", func() bool { return number(t, r.master, "SELECT count(*) FROM outbox") >= 300 })
+}
+
+// lastWord saves all accounts that writers change in one transaction.
+func (r *rig) lastWord(t *testing.T) {
+	t.Helper()
+	r.do(t, func(ctx context.Context, tx *outbox.Tx) error {
+		for key := range int64(writersKeys) {
+			if err := r.put(ctx, tx, key+1, "the last word"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// spared checks that an outage cost no attempts and no messages.
+func spared(t *testing.T, re *relayInside, c *consumerInside) {
+	t.Helper()
+	if s := re.Stats(); s.Refused+s.Dead > 0 {
+		t.Errorf("the outage cost %d attempts and %d messages at the relay, want none", s.Refused, s.Dead)
+	}
+	if s := c.Stats(); s.Retried+s.Dead > 0 {
+		t.Errorf("the outage cost %d retries and %d dead letters at the consumer, want none", s.Retried, s.Dead)
+	}
 }

@@ -25,6 +25,7 @@ type session struct {
 	settled   chan struct{} // a hint for the reader: something was settled
 	heededAt  time.Time     // when failures were last read for requests
 	keysDue   time.Time     // when blocked keys are looked at next
+	undeleted error         // why confirmed rows may still be in the table
 }
 
 // batch is rows under way.
@@ -118,13 +119,17 @@ func (s *session) settle(ctx context.Context, b batch) error {
 	began := time.Now()
 	errs := b.wait(ctx)
 	s.stats.confirm.since(began)
+	if s.undeleted != nil {
+		// An earlier batch will be published again. So must be what was published
+		// behind it, or the last word on its keys would be an old one.
+		return s.undeleted
+	}
 	what := s.ledger.settle(b.rows, errs, s.policy, time.Now())
 	defer s.stats.settle.since(time.Now())
 	// What is confirmed is deleted even when the lease is lost meanwhile: it is
 	// true of these rows whoever relays now.
-	err := s.store.settle(context.WithoutCancel(ctx), what)
-	if err != nil {
-		return err
+	if s.undeleted = s.store.settle(context.WithoutCancel(ctx), what); s.undeleted != nil {
+		return s.undeleted
 	}
 	s.count(what)
 	select {

@@ -1,0 +1,33 @@
+package integration_test
+
+import "testing"
+
+// The way to the broker stops reading and closes nothing. The relay gives up its
+// connection after the time it waits for a confirmation, and others that stall
+// too; what they had sent may come through in the end, behind newer messages.
+func TestBrokerThatStalls(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, account())
+	r.echoes = true
+	relayWay, consumerWay := newProxy(t, r.brokerURL), newProxy(t, r.brokerURL)
+	re := r.startRelay(t, relayWay.url+"&confirm_timeout=500ms&connection_timeout=500")
+	c := r.startConsumer(t, consumerWay.url)
+	w := r.startWriters(t)
+	for range 2 {
+		r.progress(t)
+		seen, accepted := r.logs.says(paused), relayWay.accepted.Load()
+		relayWay.stall()
+		r.logs.await(t, paused, seen)
+		until(t, "the relay tries two more connections", func() bool { return relayWay.accepted.Load() >= accepted+2 })
+		relayWay.flow()
+		r.progress(t)
+		consumerWay.stall()
+		until(t, "the consumer acknowledges messages", func() bool { return consumerWay.held.Load() > 20 })
+		r.progress(t)
+		consumerWay.flow()
+	}
+	w.stop()
+	r.caughtUp(t)
+	spared(t, re, c)
+	t.Logf("%d messages were published twice", repeats(r.settled(t)))
+}

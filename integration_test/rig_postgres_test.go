@@ -1,0 +1,126 @@
+package integration_test
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+)
+
+// cluster is a PostgreSQL of the test's own.
+type cluster struct {
+	server
+	port  int
+	data  string  // its folder
+	admin *sql.DB // as the superuser, who has reserved connections
+}
+
+// newCluster makes a cluster with the databases master and replica, which belong
+// to the role lockstep, and starts it. Settings are written as on the command
+// line, "max_connections=20".
+func newCluster(t *testing.T, settings ...string) *cluster {
+	t.Helper()
+	initdb := program(t, "initdb", "postgresql", "/usr/lib/postgresql/*/bin")
+	if path, err := filepath.EvalSymlinks(initdb); err == nil {
+		initdb = path // the server's program lies beside it
+	}
+	owner := postgresUser(t)
+	dir := scratch(t, owner)
+	data := filepath.Join(dir, "data")
+	run := func(program string, args ...string) *exec.Cmd {
+		cmd := exec.Command(program, args...)
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
+		cmd.Env = append(os.Environ(), "HOME="+dir, "LC_ALL=C.UTF-8")
+		return cmd
+	}
+	if out, err := run(initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	c := &cluster{port: freePort(t), data: data}
+	args := []string{
+		"-D", data, "-p", strconv.Itoa(c.port), "-k", dir, "-c", "listen_addresses=127.0.0.1",
+		"-c", "fsync=off", // the machine does not crash here
+	}
+	for _, s := range settings {
+		args = append(args, "-c", s)
+	}
+	postgres := filepath.Join(filepath.Dir(initdb), "postgres")
+	c.server = server{name: "PostgreSQL", quit: syscall.SIGQUIT, command: func() *exec.Cmd { return run(postgres, args...) }}
+	t.Cleanup(func() { c.end(t) })
+	var err error
+	if c.admin, err = sql.Open("postgres", c.dsn("postgres", "postgres")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeIt(t, c.admin) })
+	c.ready = func() error { return c.admin.PingContext(t.Context()) }
+	c.start(t)
+	execute(t, c.admin, "CREATE ROLE lockstep LOGIN")
+	for _, name := range []string{"master", "replica"} {
+		execute(t, c.admin, "CREATE DATABASE "+name+" OWNER lockstep")
+	}
+	return c
+}
+
+// postgresUser is who runs PostgreSQL when root may not; nil for this user.
+func postgresUser(t *testing.T) *syscall.Credential {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		t.Fatalf("%v\nPostgreSQL refuses to run as root: make the user, or install the server with `apt-get install --no-install-recommends postgresql`", err)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+func (c *cluster) dsn(role, database string) string {
+	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable&connect_timeout=5", role, loopback(c.port), database)
+}
+
+// open returns a pool on one of the cluster's databases.
+func (c *cluster) open(t *testing.T, database string) (db *sql.DB, dsn string) {
+	t.Helper()
+	dsn = c.dsn("lockstep", database)
+	db, err := sql.Open("postgres", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeIt(t, db) })
+	return db, dsn
+}
+
+// restart is what `pg_ctl restart -m fast` does with SIGINT, and `-m immediate`
+// with SIGQUIT, after which the server has to recover as from a crash.
+func (c *cluster) restart(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	c.stop(signal)
+	c.start(t)
+}
+
+// demote restarts the server as a standby, which only reads, until promote.
+func (c *cluster) demote(t *testing.T) {
+	t.Helper()
+	c.stop(syscall.SIGINT)
+	if err := os.WriteFile(filepath.Join(c.data, "standby.signal"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.start(t)
+}
+
+func (c *cluster) promote(t *testing.T) {
+	t.Helper()
+	execute(t, c.admin, "SELECT pg_promote()")
+}

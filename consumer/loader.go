@@ -139,9 +139,12 @@ func (l *Loader) Delete(ctx context.Context, keys []json.RawMessage, lacked time
 	places := make(map[*incoming]int, len(keys))
 	for i, key := range keys {
 		in := l.incoming(event.Delete)
-		in.values = make([][]byte, l.to.slots())
-		in.values[slotKey] = key
-		in.key = canonicalKey(&l.to.Key, key)
+		values, err := l.to.keyValues(key)
+		if err != nil {
+			loaded.Failed[i] = in.fault(nil, nil, err)
+			continue
+		}
+		in.values, in.key = values, l.to.keyOf(values)
 		in.Updated = lacked.UTC().Truncate(time.Microsecond)
 		in.Revision = -1 // of no weight: the time decides
 		batch, places[in] = append(batch, in), i

@@ -47,7 +47,7 @@ func (c *Consumer) Reader(ctx context.Context, cqrsID string) (*Reader, error) {
 	if to == nil {
 		return nil, fmt.Errorf("%w %q: declare the table that follows it", ErrUnknownEntity, cqrsID)
 	}
-	return &Reader{c: c, to: to, sql: c.dialect.ReplicaScan(to.Table, to.Key, to.Columns, to.wire[slotColumn:])}, nil
+	return &Reader{c: c, to: to, sql: c.dialect.ReplicaScan(to.Table, to.keyColumns(), to.Columns, to.wire[slotColumn:])}, nil
 }
 
 // readPage is how many rows one statement reads.
@@ -111,8 +111,44 @@ func (r *Reader) find(ctx context.Context, query string, keys []json.RawMessage)
 	return stored, nil
 }
 
-// Key returns one text for all spellings of a key as JSON.
-func (r *Reader) Key(key json.RawMessage) string { return canonicalKey(&r.to.Key, key) }
+// Key returns one text for all spellings of a key as JSON. A key of several columns
+// is the JSON array of their texts, as a string.
+func (r *Reader) Key(key json.RawMessage) string {
+	values, err := r.to.keyValues(key)
+	if err != nil { // no row has it
+		text, _ := event.Text(key)
+		return text
+	}
+	return r.to.keyOf(values)
+}
+
+// keyValues puts a key as JSON into the slots of its columns.
+func (r *replica) keyValues(key json.RawMessage) ([][]byte, error) {
+	values := make([][]byte, r.slots())
+	if len(r.Rest) == 0 {
+		values[slotKey] = key
+		return values, nil
+	}
+	text, _ := event.Text(key)
+	var parts []json.RawMessage
+	slots := r.keySlots()
+	if json.Unmarshal([]byte(text), &parts) != nil || len(parts) != len(slots) {
+		return nil, fmt.Errorf("key %.60s is not the JSON array of the key's %d columns", key, len(slots))
+	}
+	for i, slot := range slots {
+		values[slot] = parts[i]
+	}
+	return values, nil
+}
+
+func (r *replica) keyColumns() []dialect.Column {
+	slots := r.keySlots()
+	columns := make([]dialect.Column, len(slots))
+	for i, slot := range slots {
+		columns[i] = *r.column(slot)
+	}
+	return columns
+}
 
 func (r *Reader) query(ctx context.Context, query string, args ...any) ([]Stored, error) {
 	rows, err := r.c.db.QueryContext(ctx, query, args...)
@@ -152,7 +188,7 @@ func (r *Reader) scan(rows *sql.Rows, columns int) (Stored, error) {
 	}
 	if r.c.dialect == dialect.SQLite {
 		one.PK = appendStored(nil, values[0])
-		one.Data = r.data(one.PK, values[1:])
+		one.Data = r.data(values[1:])
 		return one, nil
 	}
 	one.PK = asJSON(values[0])
@@ -173,13 +209,16 @@ func asJSON(value any) json.RawMessage {
 }
 
 // data makes a JSON object of columns.
-func (r *Reader) data(key []byte, values []any) json.RawMessage {
-	if len(values) == 0 {
+func (r *Reader) data(values []any) json.RawMessage {
+	if len(values) == 0 || len(r.to.Columns) == 0 {
 		return nil
 	}
-	b := append(append(event.AppendString([]byte{'{'}, r.to.wire[slotKey]), ':'), key...)
+	b := []byte{'{'}
 	for i, value := range values {
-		b = append(event.AppendString(append(b, ','), r.to.wire[slotColumn+i]), ':')
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(event.AppendString(b, r.to.wire[slotColumn+i]), ':')
 		b = appendStored(b, value)
 	}
 	return append(b, '}')

@@ -18,7 +18,8 @@ import (
 // range, isnull, contains, icontains, startswith, istartswith, endswith and
 // iendswith; the parts of a date or time, before one of these, are year, quarter,
 // month, week, day, week_day, hour, minute, second, date and time. Times are in
-// UTC. pk stands for the key. Any column of the table may be named, sent or not.
+// UTC. pk stands for the
+// key; of several columns it is their JSON array, for exact and in. Any column of the table may be named, sent or not.
 //
 // The zero value selects nothing: all rows are asked for by [All].
 type Filter string
@@ -58,10 +59,7 @@ func (ob *Outbox) scan(ctx context.Context, q dialect.Querier, entity string, fi
 	if err != nil || filter == "" {
 		return nil, err
 	}
-	table := lookup.Table{Table: p.table, Alias: "t"}
-	if len(p.keys) == 1 { // of several columns there is no pk
-		table.Key = p.keys[0].Name
-	}
+	table := lookup.Table{Table: p.table, Keys: p.keys, Alias: "t"}
 	c, err := lookup.Compile(ob.dialect, table, string(filter), dialect.ScanParameter)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: entity %s: %w", entity, err)

@@ -35,55 +35,79 @@ type ReplicaScan struct {
 	Count string
 }
 
-const (
-	postgresReplicaColumns = `t.{key}::text, to_json(t.{key})::text, t.cqrs_revision`
-	sqliteReplicaColumns   = `CAST(t.{key} AS TEXT), t.{key}, t.cqrs_revision`
-)
-
-// ReplicaScan builds the statements for a table with the key column and other
+// ReplicaScan builds the statements for a table with these key columns and other
 // columns, whose names on the wire are given, too.
-func (n Name) ReplicaScan(table string, key Column, others []Column, wire []string) ReplicaScan {
-	// On PostgreSQL each key is looked up by the index, whatever the planner thinks
-	// of the table: right after a load it knows nothing of it.
-	columns, behind := postgresReplicaColumns, "$2::"+keyCast(key)
-	find := "SELECT f.* FROM unnest($1::" + keyCast(key) + "[]) k (k), LATERAL (SELECT {columns}{data} FROM {table} t WHERE t.{key} = k.k OFFSET 0) f"
+func (n Name) ReplicaScan(table string, keys, others []Column, wire []string) ReplicaScan {
+	e := EntityTable{Table: table, Keys: keys}
 	if n == SQLite {
-		columns, behind = sqliteReplicaColumns, "?2"
-		find = "SELECT {columns}{data} FROM {table} t WHERE t.{key} IN (SELECT value FROM json_each(?1))"
+		return sqliteReplicaScan(sqliteBuilder{EntityTable: e, prefix: "t."}, others)
 	}
-	data := postgresReplicaData(others, wire)
-	if n == SQLite {
-		data = strings.Join(n.QuoteAll("t.", names(others)), ", ")
-	}
-	if len(others) == 0 {
+	return postgresReplicaScan(postgresBuilder{EntityTable: e}, others, wire)
+}
+
+// replicaScan fills in what the dialects have in common.
+func (n Name) replicaScan(table, columns, keys, behind, find, data string) ReplicaScan {
+	from := "SELECT " + columns + " FROM " + n.Quote(table) + " t "
+	order := "ORDER BY " + keys + " LIMIT " + n.Placeholder(1)
+	if data == "" {
 		data = "NULL"
 	}
-	build := func(format string) string {
-		return strings.NewReplacer("{table}", n.Quote(table), "{key}", n.QuoteColumn(key.Name),
-			"{limit}", n.Placeholder(1), "{data}", data).
-			Replace(strings.ReplaceAll(format, "{columns}", columns))
-	}
 	return ReplicaScan{
-		First:    build("SELECT {columns} FROM {table} t ORDER BY t.{key} LIMIT {limit}"),
-		Next:     build("SELECT {columns} FROM {table} t WHERE t.{key} > " + behind + " ORDER BY t.{key} LIMIT {limit}"),
-		Find:     build(strings.ReplaceAll(find, "{data}", "")),
-		FindRows: build(strings.ReplaceAll(find, "{data}", ", {data}")),
+		First:    from + order,
+		Next:     from + "WHERE " + behind + " " + order,
+		Find:     strings.ReplaceAll(find, "{columns}", columns),
+		FindRows: strings.ReplaceAll(find, "{columns}", columns+", "+data),
 		Count:    "SELECT count(*) FROM " + n.Quote(table),
 	}
 }
 
-func names(columns []Column) []string {
-	list := make([]string, len(columns))
-	for i, c := range columns {
-		list[i] = c.Name
+// postgresReplicaScan: each key is looked up by the index, whatever the planner
+// thinks of the table: right after a load it knows nothing of it.
+func postgresReplicaScan(b postgresBuilder, others []Column, wire []string) ReplicaScan {
+	keys := b.rowKeys()
+	list := strings.Join(keys, ", ")
+	matches := make([]string, len(keys))
+	for i, part := range b.castKeys("m.k") {
+		matches[i] = keys[i] + " = " + part
 	}
-	return list
+	pk := "to_json(" + b.rowText() + ")::text"
+	if len(keys) == 1 {
+		pk = "to_json(" + keys[0] + ")::text"
+	}
+	var members []string
+	for i, c := range others {
+		members = append(members, b.value("t."+Postgres.QuoteColumn(c.Name), c)+" AS "+Postgres.QuoteColumn(wire[i]))
+	}
+	data := ""
+	if len(members) > 0 {
+		data = postgresObject(members)
+	}
+	return Postgres.replicaScan(b.Table, b.rowText()+", "+pk+", t.cqrs_revision", list,
+		"("+list+") > ("+strings.Join(b.castKeys("$2::text"), ", ")+")",
+		"SELECT f.* FROM unnest($1::text[]) m (k), LATERAL (SELECT {columns} FROM "+Postgres.Quote(b.Table)+" t WHERE "+
+			strings.Join(matches, " AND ")+" OFFSET 0) f", data)
 }
 
-func postgresReplicaData(columns []Column, wire []string) string {
-	var members []string
-	for i, c := range columns {
-		members = append(members, postgresValue("t."+Postgres.QuoteColumn(c.Name), c)+" AS "+Postgres.QuoteColumn(wire[i]))
+func sqliteReplicaScan(b sqliteBuilder, others []Column) ReplicaScan {
+	var matches []string
+	for i, part := range b.partsOf("m.value") {
+		matches = append(matches, b.column(b.Keys[i])+" = "+part)
 	}
-	return "(SELECT row_to_json(r.*)::text FROM (SELECT " + strings.Join(members, ", ") + ") r)"
+	return SQLite.replicaScan(b.Table, b.keyText()+", "+b.pk()+", t.cqrs_revision", b.keys(),
+		"("+b.keys()+") > ("+strings.Join(b.partsOf("?2"), ", ")+")",
+		"SELECT {columns} FROM json_each(?1) m CROSS JOIN "+SQLite.Quote(b.Table)+" t ON "+strings.Join(matches, " AND "),
+		strings.TrimPrefix(b.list(others), ", "))
+}
+
+// AmongKeys is the condition that a row t has one of the keys of several columns
+// whose texts are in the list parameter.
+func (n Name) AmongKeys(keys []Column, parameter string) string {
+	e := EntityTable{Keys: keys}
+	if n == SQLite {
+		b := sqliteBuilder{EntityTable: e, prefix: "t."}
+		return "(" + b.keys() + ") IN (SELECT " + strings.Join(b.partsOf("m.value"), ", ") + " FROM json_each(" + parameter + ") m)"
+	}
+	b := postgresBuilder{EntityTable: e}
+	return "(" + strings.Join(b.rowKeys(), ", ") + ") IN (SELECT " + strings.Join(b.castKeys("m.k"), ", ") +
+		" FROM unnest(" + parameter + "::text[]) m (k))"
 }

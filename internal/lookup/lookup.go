@@ -35,8 +35,9 @@ type Condition struct {
 // Table is what a filter speaks of.
 type Table struct {
 	*dialect.Table
-	// Key is the column that the name pk stands for.
-	Key string
+	// Keys are the columns that the name pk stands for. Of several, pk is the JSON
+	// array of their texts, and can be looked up by exact and in.
+	Keys []dialect.Column
 	// Alias is how the statement calls the table.
 	Alias string
 }
@@ -83,6 +84,9 @@ type compiler struct {
 
 // add adds one member of the filter.
 func (c *compiler) add(name string, value []byte) error {
+	if op, ok := strings.CutPrefix(name, "pk"); ok && len(c.table.Keys) > 1 && c.table.Column(name) == nil {
+		return c.addKeys(name, op, value)
+	}
 	l, err := c.read(name)
 	if err != nil {
 		return err
@@ -124,6 +128,36 @@ func (c *compiler) add(name string, value []byte) error {
 	return nil
 }
 
+// addKeys adds a condition on a key of several columns.
+func (c *compiler) addKeys(name, op string, value []byte) error {
+	raw := []json.RawMessage{value}
+	switch op {
+	case "", "__exact":
+	case "__in":
+		if value[0] != '[' || json.Unmarshal(value, &raw) != nil {
+			return fmt.Errorf("%s: %.60s: use a list", name, value)
+		}
+	default:
+		return fmt.Errorf("%q: a key of several columns has no lookup %q: use exact or in", name, strings.TrimPrefix(op, "__"))
+	}
+	texts := make([]string, len(raw))
+	for i, key := range raw {
+		text, ok := event.Text(key)
+		if !ok { // the array itself
+			text = string(key)
+		}
+		var parts []string
+		if json.Unmarshal([]byte(text), &parts) != nil || len(parts) != len(c.table.Keys) {
+			return fmt.Errorf("%s: %.60s: use the JSON array of the key's %d columns as texts", name, key, len(c.table.Keys))
+		}
+		texts[i] = text
+	}
+	c.terms = append(c.terms, "("+c.dialect.AmongKeys(c.table.Keys, c.dialect.Placeholder(c.next))+")")
+	c.args = append(c.args, c.dialect.Texts(texts))
+	c.next++
+	return nil
+}
+
 func (c *compiler) emit(l dialect.Lookup, values []string) {
 	column := c.dialect.QuoteColumn(l.Column.Name)
 	if c.table.Alias != "" {
@@ -145,8 +179,8 @@ func (c *compiler) read(name string) (dialect.Lookup, error) {
 	for n := len(words); n > 0; n-- {
 		field := strings.Join(words[:n], "__")
 		column := c.table.Column(field)
-		if column == nil && field == "pk" {
-			column = c.table.Column(c.table.Key)
+		if column == nil && field == "pk" && len(c.table.Keys) == 1 {
+			column = &c.table.Keys[0]
 		}
 		if column != nil {
 			return readOps(name, *column, words[n:])

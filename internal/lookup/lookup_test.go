@@ -57,7 +57,7 @@ func rigs(t *testing.T) []*rig {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.table = lookup.Table{Table: table, Key: "id", Alias: "t"}
+		r.table = lookup.Table{Table: table, Keys: []dialect.Column{*table.Column("id")}, Alias: "t"}
 	}
 	return all
 }

@@ -43,6 +43,7 @@ works, the others stand by.`,
 	f.IntVar(&cfg.BatchSize, flagBatchSize, 500, "`rows` that are read at once")
 	f.DurationVar(&cfg.Poll, "poll", 200*time.Millisecond, "longest `time` an idle relay waits before it looks again")
 	f.DurationVar(&cfg.LeaseTTL, "lease", 10*time.Second, "`time` after which another relay takes over from one that died")
+	f.IntVar(&cfg.Shards, "shards", 0, "`number` of parts that relays share the outbox in, for all of them (0: leave it as it is; at first 1)")
 	f.IntVar(&cfg.MaxAttempts, "max-attempts", 25, "`times` the broker may refuse a message before it moves to outbox_dead")
 	f.StringVar(&broadcast, "unroutable", string(relay.Drop), "`what` becomes of events that no queue is bound to: drop, retry or dead")
 	f.StringVar(&direct, "unroutable-direct", string(relay.Retry), "`what` becomes of messages to a single queue: drop, retry or dead")
@@ -57,6 +58,7 @@ func (s *settings) run(cmd *cobra.Command, cfg relay.Config, h health) error {
 		atLeast(flagBatchSize, cfg.BatchSize, 1),
 		atLeast("poll", cfg.Poll, time.Millisecond),
 		atLeast("lease", cfg.LeaseTTL, time.Second),
+		atLeast("shards", cfg.Shards, 0),
 		atLeast("max-attempts", cfg.MaxAttempts, 1),
 		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
 		oneOf("unroutable", string(cfg.UnroutableBroadcast), known...),

@@ -122,10 +122,3 @@ func unix(t time.Time) float64 {
 	}
 	return float64(t.UnixMilli()) / 1000
 }
-
-func truth(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}

@@ -49,8 +49,8 @@ func relaySeries() []series[relay.Stats] {
 		counter("lockstep_relay_failed_total", "Tries that the broker refused.", func(s stats) int64 { return s.Refused }),
 		counter("lockstep_relay_dead_total", "Messages moved to outbox_dead.", func(s stats) int64 { return s.Dead }),
 		counter("lockstep_relay_pauses_total", "Outages of the broker or the database.", func(s stats) int64 { return s.Pauses }),
-		gauge("lockstep_relay_lease_held", "1 while this relay holds the lease.", func(s stats) float64 { return truth(s.Term > 0) }),
-		gauge("lockstep_relay_term", "Number of the term while this relay holds the lease, else 0.", func(s stats) float64 { return float64(s.Term) }),
+		gauge("lockstep_relay_lease_held", "Leases that this relay holds; more than one if there are shards.", func(s stats) float64 { return float64(s.Leases) }),
+		gauge("lockstep_relay_term", "Number of the newest term while this relay holds a lease, else 0.", func(s stats) float64 { return float64(s.Term) }),
 		gauge("lockstep_relay_blocked_keys", "Keys that wait for a message that was refused.", func(s stats) float64 { return float64(s.Blocked) }),
 		gauge("lockstep_relay_batch_size", "Messages in the last batch.", func(s stats) float64 { return float64(s.BatchSize) }),
 	}

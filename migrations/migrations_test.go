@@ -21,7 +21,7 @@ import (
 )
 
 // ours are the tables that a migrated database has for us.
-var ours = []string{"outbox", "outbox_dead", "outbox_failures", "outbox_leases", "outbox_tombstones", "replica_inbox", "replica_tombstones"}
+var ours = []string{"outbox", "outbox_dead", "outbox_failures", "outbox_leases", "outbox_relays", "outbox_shards", "outbox_tombstones", "replica_inbox", "replica_tombstones"}
 
 const versionTable = "lockstep_db_version"
 

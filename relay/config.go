@@ -68,6 +68,12 @@ type Config struct {
 	// DrainTimeout is how long Run waits for what is under way when it is asked
 	// to stop. Default 30 s.
 	DrainTimeout time.Duration
+	// Shards splits the outbox by key, so that this many relays can work side by
+	// side; each takes its fair part. The number is kept in the database and holds
+	// for all relays of the outbox: the one that was started last with a number
+	// decides, and those with 0 follow. When it changes, every relay settles what
+	// it has under way before the first goes on. Default 0.
+	Shards int
 	// Look is how often the relay counts what is in the outbox, for
 	// [Stats.Outbox] and [Stats.Stalled]; less often when counting takes long. It
 	// uses one more connection. Zero: never.
@@ -101,7 +107,7 @@ func (cfg *Config) validate(fault func(format string, args ...any)) {
 	for name, n := range map[string]int64{
 		"BatchSize": int64(cfg.BatchSize), "BatchBytes": cfg.BatchBytes, "Poll": int64(cfg.Poll), "LeaseRenew": int64(cfg.LeaseRenew),
 		"MaxAttempts": int64(cfg.MaxAttempts), "Lanes": int64(cfg.Lanes), "DrainTimeout": int64(cfg.DrainTimeout),
-		"Look": int64(cfg.Look),
+		"Look": int64(cfg.Look), "Shards": int64(cfg.Shards),
 	} {
 		if n < 0 {
 			fault("Config.%s is negative", name)

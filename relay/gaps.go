@@ -14,6 +14,12 @@ type gaps struct {
 	ranges []gap
 	// checked is when the transactions that are running were last looked at.
 	checked time.Time
+	// floor is the id up to which nothing can appear any more: every transaction
+	// that may have drawn one below has ended. So a backlog with rows missing, as
+	// other shards leave it, has no gaps. candidate will be the next floor: it was
+	// visible when it was seen, so the ids below it were drawn before.
+	floor     int64
+	candidate gap // high, seen and horizon
 }
 
 type gap struct {
@@ -36,10 +42,34 @@ const (
 // note remembers what is missing between the position and the rows read after it.
 func (g *gaps) note(position int64, rows []row, now time.Time) {
 	for _, r := range rows {
+		position = max(position, g.floor)
 		if r.id > position+1 {
 			g.ranges = append(g.ranges, gap{low: position + 1, high: r.id - 1, seen: now})
 		}
-		position = r.id
+		position = max(position, r.id)
+	}
+}
+
+// open reports whether there is anything to hold against running transactions.
+func (g *gaps) open() bool { return len(g.ranges) > 0 || g.candidate.high > g.floor }
+
+// raise lifts the floor, with the same bounds as settled and position as a new
+// candidate.
+func (g *gaps) raise(xmin, xmax uint64, position int64, now time.Time) {
+	c := &g.candidate
+	switch {
+	case c.high <= g.floor:
+		if len(g.ranges) > 0 { // else a floor is of no use
+			*c = gap{high: position, seen: now}
+		}
+	case c.horizon == 0:
+		if now.Sub(c.seen) >= gapGrace {
+			c.horizon = xmax
+		}
+	case xmin >= c.horizon:
+		g.floor = c.high
+		g.ranges = slices.DeleteFunc(g.ranges, func(a gap) bool { return a.high <= g.floor })
+		*c = gap{}
 	}
 }
 
@@ -91,5 +121,6 @@ func (g *gaps) settled(xmin, xmax uint64, now time.Time) {
 	}
 }
 
-// clear forgets every gap, for when the table is read from its beginning.
-func (g *gaps) clear() { *g = gaps{} }
+// clear forgets every gap, for when the table is read from its beginning: what
+// has appeared late, and by other ways, is wanted again.
+func (g *gaps) clear() { g.ranges = nil }

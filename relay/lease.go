@@ -8,14 +8,17 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
-// shard is the one lease there is.
-const shard = 0
+// share is one of the shards that the outbox is split into by key.
+type share struct{ shard, shards int }
 
 // lease is the right to relay, until another holder's term begins.
 type lease struct {
 	*store
+	share  share
 	holder string
 	term   int64
 	ttl    time.Duration
@@ -38,11 +41,12 @@ func holderName() string {
 	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), rand.Text()[:8])
 }
 
-// acquire takes the lease if nobody has it. A nil lease without an error means
-// that somebody has.
-func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (*lease, error) {
+// acquire takes the lease of a share if nobody has it. A nil lease without an
+// error means that somebody has, or that another number of shards is wanted or
+// still held: leases of two numbers never overlap, so that no key has two owners.
+func (s *store) acquire(ctx context.Context, of share, holder string, ttl time.Duration) (*lease, error) {
 	vacant, err := bounded(ctx, callTimeout, func(ctx context.Context) (vacant bool, err error) {
-		err = s.query(s.db).QueryRowContext(ctx, s.sql.Vacant, shard).Scan(&vacant)
+		err = s.query(s.db).QueryRowContext(ctx, s.sql.Vacant, of.shard).Scan(&vacant)
 		return vacant, err
 	})
 	if err != nil {
@@ -51,8 +55,8 @@ func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (
 	if !vacant {
 		return nil, nil //nolint:nilnil // somebody else's lease is neither ours nor an error
 	}
-	l := &lease{store: s, holder: holder, ttl: ttl, until: time.Now().Add(ttl)}
-	l.term, err = bounded(ctx, callTimeout, func(ctx context.Context) (int64, error) { return s.term(ctx, holder, ttl) })
+	l := &lease{store: s, share: of, holder: holder, ttl: ttl, until: time.Now().Add(ttl)}
+	l.term, err = bounded(ctx, callTimeout, func(ctx context.Context) (int64, error) { return s.agree(ctx, of, holder, ttl) })
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, nil //nolint:nilnil // another relay was quicker
@@ -62,17 +66,52 @@ func (s *store) acquire(ctx context.Context, holder string, ttl time.Duration) (
 	return l, nil
 }
 
-// term takes the lease and returns its new term, or sql.ErrNoRows.
-func (s *store) term(ctx context.Context, holder string, ttl time.Duration) (term int64, err error) {
-	q := s.query(s.db)
-	if s.sql.Found == "" {
-		err = q.QueryRowContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds()).Scan(&term)
-		return term, err
-	}
-	if _, err := q.ExecContext(ctx, s.sql.Found, shard); err != nil {
+// agree takes the lease while the number of shards is locked. All that take a
+// lease or change the number go one after the other, so each sees what those
+// before it hold.
+func (s *store) agree(ctx context.Context, of share, holder string, ttl time.Duration) (term int64, err error) {
+	tx, err := s.db.BeginTx(ctx, s.shortTx())
+	if err != nil {
 		return 0, err
 	}
-	result, err := q.ExecContext(ctx, s.sql.Acquire, shard, holder, ttl.Milliseconds())
+	defer func() { _ = tx.Rollback() }()
+	q := s.query(tx)
+	if _, err := q.ExecContext(ctx, s.sql.Agree); err != nil {
+		return 0, err
+	}
+	var wanted int
+	var others bool
+	if err := q.QueryRowContext(ctx, s.sql.Agreed, of.shards).Scan(&wanted, &others); err != nil {
+		return 0, err
+	}
+	if wanted != of.shards || others {
+		return 0, sql.ErrNoRows
+	}
+	if term, err = s.term(ctx, q, of, holder, ttl); err != nil {
+		return 0, err
+	}
+	return term, tx.Commit()
+}
+
+// shortTx makes each statement see what was committed before it, whatever the
+// database's default is. SQLite has one writer at a time.
+func (s *store) shortTx() *sql.TxOptions {
+	if s.dialect == dialect.SQLite {
+		return nil
+	}
+	return &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+}
+
+// term takes the lease and returns its new term, or sql.ErrNoRows.
+func (s *store) term(ctx context.Context, q dialect.Querier, of share, holder string, ttl time.Duration) (term int64, err error) {
+	if s.sql.Found == "" {
+		err = q.QueryRowContext(ctx, s.sql.Acquire, of.shard, holder, ttl.Milliseconds(), of.shards).Scan(&term)
+		return term, err
+	}
+	if _, err := q.ExecContext(ctx, s.sql.Found, of.shard); err != nil {
+		return 0, err
+	}
+	result, err := q.ExecContext(ctx, s.sql.Acquire, of.shard, holder, ttl.Milliseconds(), of.shards)
 	if err != nil {
 		return 0, err
 	}
@@ -111,7 +150,7 @@ func (l *lease) renew(ctx context.Context, every time.Duration, position int64) 
 	// The call must be over, one way or the other, while the lease still holds.
 	asked := time.Now()
 	result, err := bounded(ctx, time.Until(l.until)-every/2, func(ctx context.Context) (sql.Result, error) {
-		return l.query(l.db).ExecContext(ctx, l.sql.Renew, shard, l.holder, l.term, l.ttl.Milliseconds(), position)
+		return l.query(l.db).ExecContext(ctx, l.sql.Renew, l.share.shard, l.holder, l.term, l.ttl.Milliseconds(), position)
 	})
 	if err != nil {
 		return fmt.Errorf("renew the lease: %w", err)
@@ -126,7 +165,7 @@ func (l *lease) renew(ctx context.Context, every time.Duration, position int64) 
 // release gives the lease up, so that another relay need not wait for its end.
 func (l *lease) release(ctx context.Context) error {
 	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
-		return l.query(l.db).ExecContext(ctx, l.sql.Release, shard, l.holder, l.term)
+		return l.query(l.db).ExecContext(ctx, l.sql.Release, l.share.shard, l.holder, l.term)
 	})
 	if err != nil {
 		return fmt.Errorf("release the lease: %w", err)
@@ -138,7 +177,7 @@ func (l *lease) release(ctx context.Context) error {
 func (l *lease) asleep(ctx context.Context, asleep bool) error {
 	l.noted = asleep
 	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
-		return l.query(l.db).ExecContext(ctx, l.sql.Asleep, shard, l.holder, l.term, asleep)
+		return l.query(l.db).ExecContext(ctx, l.sql.Asleep, l.share.shard, l.holder, l.term, asleep)
 	})
 	if err != nil {
 		return fmt.Errorf("note being asleep: %w", err)

@@ -70,6 +70,14 @@ type laned struct {
 	alive bool
 }
 
+// fresh returns lanes of the same kind for one session; nil has none.
+func (l *laned) fresh() *laned {
+	if l == nil {
+		return nil
+	}
+	return &laned{Publisher: l.Publisher, lanes: l.lanes, seed: l.seed}
+}
+
 // errBehind is what a message gets whose key had a message refused before it.
 var errBehind = errors.New("relay: an earlier message of this key was not published")
 

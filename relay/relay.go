@@ -20,7 +20,8 @@
 // # Several relays
 //
 // Any number may run on one outbox. One holds a lease and works; the others
-// stand by and take over when it stops, dies or is cut off. A former owner that
+// stand by and take over when it stops, dies or is cut off. With Config.Shards
+// they work side by side, each on a part of the keys. A former owner that
 // is still sending can only repeat messages.
 //
 // A [Relay] logs outages once when they begin and once when they end, and
@@ -59,6 +60,9 @@ type Relay struct {
 	batchBytes                           int64
 	poll, leaseTTL, leaseRenew, drainFor time.Duration
 	look                                 time.Duration
+	shardsWanted                         int
+
+	owned sync.Map // chan struct{} of each session, for hints of writers
 
 	stats  stats
 	paused atomic.Bool
@@ -80,6 +84,7 @@ const (
 	keyError    = "error"
 	keyTerm     = "term"
 	keyHolder   = "holder"
+	keyShard    = "shard"
 )
 
 // errStopped ends the keeping of a lease that is not needed any more.
@@ -135,6 +140,7 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 		policy:    policy{cfg.MaxAttempts, cfg.UnroutableBroadcast, cfg.UnroutableDirect},
 		batchSize: cfg.BatchSize, batchBytes: cfg.BatchBytes, poll: cfg.Poll,
 		leaseTTL: cfg.LeaseTTL, leaseRenew: cfg.LeaseRenew, drainFor: cfg.DrainTimeout, look: cfg.Look,
+		shardsWanted: cfg.Shards,
 	}
 	if p, ok := pub.(PipelinedPublisher); ok {
 		r.pipelined = p
@@ -147,7 +153,7 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 // Check looks for the outbox's tables, and reports a database that cannot be
 // reached or is not migrated. Run does it too, but waits for the database.
 func (r *Relay) Check(ctx context.Context) error {
-	for _, table := range []string{"outbox", "outbox_failures", "outbox_dead", "outbox_leases"} {
+	for _, table := range []string{"outbox", "outbox_failures", "outbox_dead", "outbox_shards", "outbox_relays", "outbox_leases"} {
 		_, err := r.store.dialect.LoadTable(ctx, r.store.db, table)
 		switch {
 		case errors.Is(err, dialect.ErrNoTable):
@@ -173,36 +179,43 @@ func (r *Relay) Run(ctx context.Context) error {
 		}()
 		defer func() { stop(); <-watched }()
 	}
-	for failures := 0; ctx.Err() == nil; {
-		l, err := r.store.acquire(ctx, r.holder, r.leaseTTL)
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil
-		case dialect.IsMissingTable(err):
-			return fmt.Errorf("relay: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
-		case err != nil:
-			failures++
-			r.pause(err)
-			wait(ctx, outageBackoff(failures))
-		case l == nil: // stand by; another relay works
-			wait(ctx, r.leaseTTL/10+rand.N(r.leaseTTL/20)) //nolint:gosec // jitter is no secret
-		default:
-			failures = 0
-			if err := r.lead(ctx, l); err != nil {
-				return err
-			}
-		}
+	if r.wake != nil {
+		spreading, stop := context.WithCancel(ctx)
+		spread := make(chan struct{})
+		go func() {
+			defer close(spread)
+			r.spreadWake(spreading)
+		}()
+		defer func() { stop(); <-spread }()
 	}
-	return nil
+	c := &crew{Relay: r, working: map[int]context.CancelFunc{}, ended: make(chan ending)}
+	return c.run(ctx)
+}
+
+// spreadWake hands each hint of writers on to all sessions.
+func (r *Relay) spreadWake(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+		r.owned.Range(func(wake, _ any) bool {
+			select {
+			case wake.(chan struct{}) <- struct{}{}:
+			default: // one hint is as good as two
+			}
+			return true
+		})
+	}
 }
 
 // lead relays for as long as the lease holds and ctx lasts. Its error is about
 // an end that was not clean; a lost lease is not one.
 func (r *Relay) lead(ctx context.Context, l *lease) error {
-	r.log.Info("relaying", keyTerm, l.term, keyHolder, l.holder)
-	r.stats.term.Store(l.term)
-	r.stats.leading.Store(time.Now().UnixNano())
-	defer func() { r.stats.term.Store(0); r.stats.leading.Store(0) }()
+	r.log.Info("relaying", keyTerm, l.term, keyHolder, l.holder, keyShard, l.share.shard, "shards", l.share.shards)
+	r.stats.began(l.term)
+	defer r.stats.ended()
 
 	// hard outlives ctx by the drain, and ends at once with the lease.
 	hard, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -226,6 +239,7 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 		l.keep(hard, r.leaseRenew, func() int64 { return current.Load().readPosition() }, cancel)
 	}()
 	err := r.sessions(ctx, hard, l, &current)
+	r.stats.ledgers.Delete(current.Load())
 	stillOurs := hard.Err() == nil || errors.As(err, new(*DrainError))
 	cancel(errStopped)
 	<-kept
@@ -245,10 +259,19 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 // begins with the table as it is.
 func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Pointer[ledger]) error {
 	failures := 0
+	var wake chan struct{}
+	if r.wake != nil {
+		wake = make(chan struct{}, 1)
+		r.owned.Store(wake, nil)
+		defer r.owned.Delete(wake)
+	}
+	lanes := r.lanes.fresh()
 	for ctx.Err() == nil && hard.Err() == nil {
-		s := &session{Relay: r, lease: l, ledger: newLedger(), settled: make(chan struct{}, 1)}
-		current.Store(s.ledger)
-		r.stats.ledger.Store(s.ledger)
+		s := &session{Relay: r, lease: l, ledger: newLedger(), settled: make(chan struct{}, 1), wake: wake, lanes: lanes}
+		if old := current.Swap(s.ledger); old != nil {
+			r.stats.ledgers.Delete(old)
+		}
+		r.stats.ledgers.Store(s.ledger, nil)
 		began := r.stats.published.Load()
 		err := s.run(ctx, hard)
 		if r.stats.published.Load() > began {

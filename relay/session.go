@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -17,6 +18,8 @@ type session struct {
 	ledger *ledger
 	gaps   gaps
 	fetch  *fetcher
+	wake   <-chan struct{} // hints of writers; nil: none
+	lanes  *laned          // nil: the publisher is pipelined
 
 	retried   bool // the last read was for keys to try again
 	sweeping  bool // reading from the beginning, and not at the end yet
@@ -42,15 +45,22 @@ const underWay = 2
 // run returns nil when soft ended and everything under way is settled. hard ends
 // it at once.
 func (s *session) run(soft, hard context.Context) error {
-	if err := s.store.failing(hard, s.ledger); err != nil {
+	if err := s.store.failing(hard, s.lease.share, s.ledger); err != nil {
 		return err
 	}
-	fetch, err := s.store.fetcher(hard)
+	fetch, err := s.store.fetcher(hard, s.lease.share)
 	if err != nil {
 		return err
 	}
 	defer fetch.close() //nolint:contextcheck // closing comes after the end of hard too
 	s.fetch = fetch
+	if s.store.hasGaps() {
+		highest, err := fetch.highest(hard)
+		if err != nil {
+			return err
+		}
+		s.gaps.candidate = gap{high: highest, seen: time.Now()}
+	}
 
 	// stop ends the reading; what is under way is settled all the same.
 	reading, stop := context.WithCancelCause(soft)
@@ -184,7 +194,7 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 	s.idleSince, s.sweptAt = time.Now(), time.Now()
 	for ctx.Err() == nil {
 		began := time.Now()
-		rows, err := s.next(ctx)
+		rows, found, err := s.next(ctx)
 		s.stats.read.since(began)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -192,13 +202,12 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 			}
 			return err
 		}
-		found := len(rows) > 0
 		if rows = s.ledger.admit(rows); len(rows) > 0 {
 			fetched <- rows // the sender takes it in any case: it must be settled
 			s.awake(ctx)
 			continue
 		}
-		if found {
+		if found > 0 {
 			continue
 		}
 		if err := s.idle(ctx); err != nil && ctx.Err() == nil {
@@ -209,11 +218,11 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 }
 
 // next reads what is to be published next: keys to try again first, then rows
-// that appeared late, then new ones.
-func (s *session) next(ctx context.Context) ([]row, error) {
+// that appeared late, then new ones. found counts rows of other shards too.
+func (s *session) next(ctx context.Context) (rows []row, found int, err error) {
 	now := time.Now()
 	if err := s.heed(ctx, now); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if s.retried = !s.retried && !now.Before(s.keysDue); s.retried {
 		ids, due := s.ledger.due(now)
@@ -222,11 +231,18 @@ func (s *session) next(ctx context.Context) ([]row, error) {
 			rows, err := s.fetch.byID(ctx, ids, s.batchBytes)
 			s.ledger.asked(ids, rows, err)
 			if len(rows) > 0 || err != nil {
-				return rows, err
+				return rows, len(rows), err
 			}
 		}
 	}
-	return s.forward(ctx, now)
+	if rows, err = s.forward(ctx, now); err != nil {
+		return nil, 0, err
+	}
+	found = len(rows)
+	if s.lease.share.shards > 1 {
+		rows = slices.DeleteFunc(rows, func(r row) bool { return r.metadata == nil })
+	}
+	return rows, found, nil
 }
 
 // heedEvery is how often a relay with blocked keys looks whether it was asked to
@@ -239,7 +255,7 @@ func (s *session) heed(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	s.heededAt = now
-	failing, err := s.store.allFailing(ctx)
+	failing, err := s.store.allFailing(ctx, s.lease.share)
 	for _, f := range failing {
 		if f.attempts == 0 && f.wait == 0 && s.ledger.hasten(f.unit, f.id, now) {
 			s.keysDue = now
@@ -251,10 +267,12 @@ func (s *session) heed(ctx context.Context, now time.Time) error {
 // forward reads rows that appeared late and new ones.
 func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
 	if len(s.gaps.ranges) > gapLimit && !s.sweeping {
-		s.sweep()
+		if s.sweep(); !s.sweeping {
+			return nil, nil // once what is under way is settled
+		}
 	}
 	var xmin, xmax uint64
-	check := len(s.gaps.ranges) > 0 && now.Sub(s.gaps.checked) >= maxGapPace
+	check := s.gaps.open() && now.Sub(s.gaps.checked) >= maxGapPace
 	if check {
 		var err error
 		if xmin, xmax, err = s.fetch.horizon(ctx); err != nil {
@@ -274,6 +292,7 @@ func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
 	s.gaps.found(rows[:late])
 	if check && (len(rows) == 0 || late < len(rows)) { // so the gaps were read in full
 		s.gaps.settled(xmin, xmax, now)
+		s.gaps.raise(xmin, xmax, s.ledger.readPosition(), now)
 		s.gaps.checked = now
 	}
 	if late < len(rows) {

@@ -19,8 +19,10 @@ type Stats struct {
 	Pauses    int64 // outages of the broker or the database
 	// LastConfirmed is when the broker last confirmed a message; zero for never.
 	LastConfirmed time.Time
-	// Term is the number of this relay's term while it holds the lease, else 0.
+	// Term is the number of this relay's newest term while it holds a lease, else 0.
 	Term int64
+	// Leases is how many leases it holds: one, or several if there are shards.
+	Leases int
 	// Leading is when this relay's term began; zero while another relay works.
 	Leading time.Time
 	// BatchSize is the number of messages in the last batch.
@@ -60,10 +62,29 @@ type stats struct {
 
 	read, send, confirm, settle timing
 
-	ledger atomic.Pointer[ledger]
+	ledgers sync.Map // of *ledger, one a session
 
 	mu     sync.Mutex
+	leases int
 	outbox Outbox
+}
+
+// began notes a lease, ended the end of one.
+func (st *stats) began(term int64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.leases++
+	st.term.Store(term)
+	st.leading.Store(time.Now().UnixNano())
+}
+
+func (st *stats) ended() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.leases--; st.leases == 0 {
+		st.term.Store(0)
+		st.leading.Store(0)
+	}
 }
 
 type timing struct{ count, total atomic.Int64 }
@@ -93,12 +114,13 @@ func (r *Relay) Stats() Stats {
 	if at := st.leading.Load(); at > 0 {
 		s.Leading = time.Unix(0, at)
 	}
-	if l := st.ledger.Load(); l != nil {
-		s.Blocked = int64(l.blockedKeys())
-	}
+	st.ledgers.Range(func(l, _ any) bool {
+		s.Blocked += int64(l.(*ledger).blockedKeys())
+		return true
+	})
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	s.Outbox = st.outbox
+	s.Outbox, s.Leases = st.outbox, st.leases
 	return s
 }
 

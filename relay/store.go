@@ -71,6 +71,7 @@ type fetcher struct {
 	// forward is the prepared fetch; nil where its text changes.
 	forward *sql.Stmt
 	known   visibility
+	share   share
 }
 
 // visibility says whether a fetcher may see other transactions.
@@ -82,24 +83,28 @@ const (
 	invisible
 )
 
-func (s *store) fetcher(ctx context.Context) (*fetcher, error) {
-	return bounded(ctx, callTimeout, s.openFetcher)
+func (s *store) fetcher(ctx context.Context, of share) (*fetcher, error) {
+	return bounded(ctx, callTimeout, func(ctx context.Context) (*fetcher, error) { return s.openFetcher(ctx, of) })
 }
 
-func (s *store) openFetcher(ctx context.Context) (*fetcher, error) {
+func (s *store) openFetcher(ctx context.Context, of share) (*fetcher, error) {
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	if s.sql.Fetch == "" {
-		return &fetcher{store: s, conn: conn}, nil
+		return &fetcher{store: s, conn: conn, share: of}, nil
 	}
-	forward, err := conn.PrepareContext(ctx, s.sql.Fetch)
+	query := s.sql.Fetch
+	if of.shards > 1 {
+		query = s.sql.FetchShard
+	}
+	forward, err := conn.PrepareContext(ctx, query)
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("prepare the fetch: %w", err)
 	}
-	return &fetcher{store: s, conn: conn, forward: forward}, nil
+	return &fetcher{store: s, conn: conn, forward: forward, share: of}, nil
 }
 
 // close does not wait for a connection that has gone silent.
@@ -114,6 +119,7 @@ func (f *fetcher) close() {
 }
 
 // after reads the rows that have appeared in gaps and those behind a position.
+// Rows of other shards come without metadata.
 func (f *fetcher) after(ctx context.Context, position int64, ranges []gap, rows int, bytes int64) ([]row, error) {
 	lows, highs := make([]int64, len(ranges)), make([]int64, len(ranges))
 	for i, g := range ranges {
@@ -121,16 +127,31 @@ func (f *fetcher) after(ctx context.Context, position int64, ranges []gap, rows 
 	}
 	return bounded(ctx, callTimeout, func(ctx context.Context) ([]row, error) {
 		if f.forward == nil {
-			result, err := f.conn.QueryContext(ctx, dialect.MySQLFetch(position, rows, bytes, lows, highs))
+			result, err := f.conn.QueryContext(ctx, dialect.MySQLFetch(position, rows, bytes, lows, highs, f.share.shard, f.share.shards))
 			return scanRows(result, err, rows, "fetch")
 		}
 		args := []any{position, rows, bytes}
 		if f.hasGaps() {
 			args = append(args, f.dialect.IDs(lows), f.dialect.IDs(highs))
 		}
+		if f.share.shards > 1 {
+			args = append(args, f.share.shards, f.share.shard)
+		}
 		result, err := f.forward.QueryContext(ctx, args...)
 		return scanRows(result, err, rows, "fetch")
 	})
+}
+
+// highest returns the highest id there is.
+func (f *fetcher) highest(ctx context.Context) (int64, error) {
+	id, err := bounded(ctx, callTimeout, func(ctx context.Context) (id int64, err error) {
+		err = f.conn.QueryRowContext(ctx, f.sql.Highest).Scan(&id)
+		return id, err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for the highest id: %w", err)
+	}
+	return id, nil
 }
 
 // hasGaps reports whether ids may commit out of order.
@@ -209,14 +230,14 @@ func scanRows(result *sql.Rows, err error, capacity int, what string) ([]row, er
 }
 
 // failing restores the keys that were failing under an earlier owner.
-func (s *store) failing(ctx context.Context, l *ledger) error {
+func (s *store) failing(ctx context.Context, of share, l *ledger) error {
 	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
 		return s.query(s.db).ExecContext(ctx, s.sql.SweepFailures)
 	})
 	if err != nil {
 		return fmt.Errorf("sweep failures: %w", err)
 	}
-	failing, err := s.allFailing(ctx)
+	failing, err := s.allFailing(ctx, of)
 	for _, f := range failing {
 		l.block(f.unit, f.id, f.attempts, time.Now().Add(f.wait))
 	}
@@ -231,17 +252,17 @@ type failingRow struct {
 	wait     time.Duration // until the next try
 }
 
-// allFailing reads the rows that are failing, in id order.
-func (s *store) allFailing(ctx context.Context) ([]failingRow, error) {
-	all, err := bounded(ctx, callTimeout, s.readFailing)
+// allFailing reads the rows of a shard that are failing, in id order.
+func (s *store) allFailing(ctx context.Context, of share) ([]failingRow, error) {
+	all, err := bounded(ctx, callTimeout, func(ctx context.Context) ([]failingRow, error) { return s.readFailing(ctx, of) })
 	if err != nil {
 		return nil, fmt.Errorf("read failures: %w", err)
 	}
 	return all, nil
 }
 
-func (s *store) readFailing(ctx context.Context) (all []failingRow, err error) {
-	rows, err := s.query(s.db).QueryContext(ctx, s.sql.Failing)
+func (s *store) readFailing(ctx context.Context, of share) (all []failingRow, err error) {
+	rows, err := s.query(s.db).QueryContext(ctx, s.sql.Failing, of.shards, of.shard)
 	if err != nil {
 		return nil, err
 	}

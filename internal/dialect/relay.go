@@ -8,6 +8,12 @@ type RelaySQL struct {
 	// and no further once their payloads passed $3 bytes.
 	// Results: id, topic, key, payload, metadata. Empty on MySQL, see [MySQLFetch].
 	Fetch string
+	// FetchShard is Fetch for one of several shards: the parameters after Fetch's are
+	// the number of shards and the shard. Rows of other shards come without payload
+	// and metadata, so that their ids are no gaps. Empty on MySQL.
+	FetchShard string
+	// Highest returns the highest id there is, or 0.
+	Highest string
 	// FetchIDs reads the rows of a list of ids ($1) in id order, bounded in bytes ($2).
 	FetchIDs string
 	// Horizon returns the lowest transaction id still running and the next one
@@ -28,7 +34,7 @@ type RelaySQL struct {
 	Fail string
 	// Mend forgets the failures of a list of ids ($1).
 	Mend string
-	// Failing lists the rows that are failing: id, topic, key, attempts,
+	// Failing lists the rows of shard $2 of $1 that are failing: id, topic, key, attempts,
 	// milliseconds until the next try.
 	Failing string
 	// SweepFailures removes failures of rows that are gone.
@@ -55,11 +61,25 @@ type RelaySQL struct {
 	// Purge deletes the dead rows of a list of ids ($1).
 	Purge string
 
+	// Want sets the number of shards to $1.
+	Want string
+	// Survey returns the number of shards that is wanted and the number of relays.
+	Survey string
+	// Attend makes relay $1 one of them for $2 milliseconds.
+	Attend string
+	// Leave takes relay $1 off, and those whose time is over.
+	Leave string
+	// Agree locks the number of shards until the transaction ends.
+	Agree string
+	// Agreed returns the number of shards that is wanted and whether anybody still
+	// holds one of another number than $1.
+	Agreed string
+
 	// Vacant returns whether shard $1 has no owner.
 	Vacant string
 	// Found makes the row of shard $1 if there is none, where Acquire does not.
 	Found string
-	// Acquire takes shard $1 for holder $2 for $3 milliseconds if it has no
+	// Acquire takes shard $1 for holder $2 for $3 milliseconds, one of $4, if it has no
 	// owner, and returns the term. Where there is a Found, the term is the
 	// inserted id that the driver reports, and no row affected means an owner.
 	Acquire string

@@ -11,6 +11,8 @@ import (
 // ids leads (STRAIGHT_JOIN) to single rows of the primary key: a scan would wait
 // for other transactions' rows where it locks.
 var mysqlRelay = RelaySQL{
+	Highest: `SELECT COALESCE(MAX(id), 0) FROM outbox`,
+
 	FetchIDs: `
 SELECT` + mysqlRow + `
 FROM (
@@ -57,6 +59,7 @@ ON DUPLICATE KEY UPDATE attempts = VALUES(attempts), last_error = VALUES(last_er
 SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), f.attempts,
        CAST(GREATEST(0, TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), f.retry_at) DIV 1000) AS SIGNED)
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+WHERE CRC32(o.` + "`key`" + `) MOD ?1 = ?2
 ORDER BY o.id`,
 
 	SweepFailures: `DELETE f FROM outbox_failures f LEFT JOIN outbox o ON o.id = f.outbox_id WHERE o.id IS NULL`,
@@ -91,6 +94,22 @@ ORDER BY d.id`,
 
 	Purge: `DELETE d FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_dead d FORCE INDEX (PRIMARY) ON d.id = j.id`,
 
+	Want: `UPDATE outbox_shards SET wanted = ?1`,
+
+	Survey: `SELECT wanted, (SELECT COUNT(*) FROM outbox_relays WHERE expires_at > UTC_TIMESTAMP(6)) FROM outbox_shards`,
+
+	Attend: `
+INSERT INTO outbox_relays (holder, expires_at) VALUES (?1, UTC_TIMESTAMP(6) + INTERVAL ?2 * 1000 MICROSECOND)
+ON DUPLICATE KEY UPDATE expires_at = VALUES(expires_at)`,
+
+	Leave: `DELETE FROM outbox_relays WHERE holder = ?1 OR expires_at <= UTC_TIMESTAMP(6)`,
+
+	Agree: `UPDATE outbox_shards SET wanted = wanted`,
+
+	Agreed: `
+SELECT wanted, EXISTS (SELECT 1 FROM outbox_leases WHERE shards <> ?1 AND expires_at > UTC_TIMESTAMP(6))
+FROM outbox_shards`,
+
 	Vacant: `SELECT NOT EXISTS (SELECT 1 FROM outbox_leases WHERE shard = ?1 AND expires_at > UTC_TIMESTAMP(6))`,
 
 	Found: `INSERT IGNORE INTO outbox_leases (shard, holder, term, expires_at) VALUES (?1, '', 0, '1970-01-01')`,
@@ -98,7 +117,7 @@ ORDER BY d.id`,
 	Acquire: `
 UPDATE outbox_leases
 SET holder = ?2, term = LAST_INSERT_ID(term + 1), expires_at = UTC_TIMESTAMP(6) + INTERVAL ?3 * 1000 MICROSECOND,
-    seen_at = UTC_TIMESTAMP(6), asleep = false
+    seen_at = UTC_TIMESTAMP(6), asleep = false, shards = ?4
 WHERE shard = ?1 AND expires_at <= UTC_TIMESTAMP(6)`,
 
 	// The time makes sure that a row which is found is also changed, and so counted.
@@ -126,11 +145,18 @@ const rangesAtOnce = 500
 // MySQLFetch returns the statement for [RelaySQL.Fetch]. The ranges stand in its
 // text: only constants make an index scan of each. It is one statement and so one
 // snapshot, whatever the isolation level (but for READ UNCOMMITTED).
-func MySQLFetch(position int64, rows int, bytes int64, lows, highs []int64) string {
+// With more than one shard it is also [RelaySQL.FetchShard].
+func MySQLFetch(position int64, rows int, bytes int64, lows, highs []int64, shard, shards int) string {
+	row := mysqlRow
+	if shards > 1 {
+		ours := "IF(CRC32(o.`key`) MOD " + itoa(shards) + " = " + itoa(shard) + ", "
+		row = strings.Replace(row, "o.payload,", ours+"o.payload, NULL),", 1)
+		row = strings.Replace(row, "CAST(CONVERT(o.metadata", ours+"CAST(CONVERT(o.metadata", 1) + ", NULL)"
+	}
 	var b strings.Builder
 	limit := " ORDER BY id LIMIT " + itoa(rows) + ")"
 	b.WriteString(`
-SELECT` + mysqlRow + `
+SELECT` + row + `
 FROM (
     SELECT id
     FROM (

@@ -103,7 +103,7 @@ func TestMySQLFetch(t *testing.T) {
 		if _, err := conn.ExecContext(t.Context(), `SET NAMES latin1`); err != nil {
 			t.Fatal(err)
 		}
-		result, err := conn.QueryContext(t.Context(), dialect.MySQLFetch(position, rows, bytes, lows, highs))
+		result, err := conn.QueryContext(t.Context(), dialect.MySQLFetch(position, rows, bytes, lows, highs, 0, 1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +140,7 @@ func TestMySQLFetch(t *testing.T) {
 		odd = append(odd, id)
 	}
 	want("many gaps", ids(2999, 5000, 1e6, odd, odd), append(slices.Clone(odd), 3000)...)
-	if plan := explain(t, db, dialect.MySQLFetch(2990, 500, 1e6, odd, odd)); slices.Contains(plan, "outbox ALL") || slices.Contains(plan, "o ALL") {
+	if plan := explain(t, db, dialect.MySQLFetch(2990, 500, 1e6, odd, odd, 0, 1)); slices.Contains(plan, "outbox ALL") || slices.Contains(plan, "o ALL") {
 		t.Errorf("the plan scans the outbox: %v", plan)
 	}
 	relay := dialect.MySQL.Relay()

@@ -1,27 +1,18 @@
 package dialect
 
+import "strings"
+
 var postgresRelay = RelaySQL{
-	// One statement and so one snapshot for late rows and new ones: a late row
-	// that is visible comes before a newer one of its key. LATERAL with ORDER BY
-	// and LIMIT makes an index scan of every range, whatever the statistics of a
-	// table that is now empty and now full. The running sum bounds what one fetch
-	// may bring into memory; the first row always comes, however large.
 	Fetch: `
 SELECT id, topic, key, payload, metadata::text
-FROM (
-    SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS before
-    FROM (
-        SELECT late.*
-        FROM unnest($4::bigint[], $5::bigint[]) AS g (low, high)
-        CROSS JOIN LATERAL (SELECT * FROM outbox WHERE id BETWEEN g.low AND g.high ORDER BY id LIMIT $2) late
-        UNION ALL
-        (SELECT * FROM outbox WHERE id > $1 ORDER BY id LIMIT $2)
-    ) found
-    ORDER BY id
-    LIMIT $2
-) f
-WHERE before < $3
-ORDER BY id`,
+` + postgresForward,
+	FetchShard: `
+SELECT id, topic, key,
+       CASE WHEN ` + postgresShard + ` = $7::int THEN payload END,
+       CASE WHEN ` + postgresShard + ` = $7::int THEN metadata::text END
+` + strings.ReplaceAll(postgresForward, "octet_length(payload)", "CASE WHEN "+postgresShard+" = $7::int THEN octet_length(payload) ELSE 0 END"),
+
+	Highest: `SELECT COALESCE(max(id), 0) FROM outbox`,
 
 	FetchIDs: `
 SELECT id, topic, key, payload, metadata::text
@@ -61,6 +52,7 @@ SET attempts = EXCLUDED.attempts, last_error = EXCLUDED.last_error, retry_at = E
 SELECT o.id, o.topic, o.key, f.attempts,
        GREATEST(0, ceil(extract(epoch FROM f.retry_at - clock_timestamp()) * 1000))::bigint
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+WHERE (hashtext(o.key) & 2147483647) % $1::int = $2::int
 ORDER BY o.id`,
 
 	SweepFailures: `DELETE FROM outbox_failures f WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.id = f.outbox_id)`,
@@ -92,13 +84,29 @@ SELECT topic, key, payload, metadata FROM gone ORDER BY id`,
 
 	Purge: `DELETE FROM outbox_dead WHERE id = ANY ($1::bigint[])`,
 
+	Want: `UPDATE outbox_shards SET wanted = $1 WHERE wanted <> $1`,
+
+	Survey: `SELECT wanted, (SELECT count(*) FROM outbox_relays WHERE expires_at > clock_timestamp()) FROM outbox_shards`,
+
+	Attend: `
+INSERT INTO outbox_relays (holder, expires_at) VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
+ON CONFLICT (holder) DO UPDATE SET expires_at = EXCLUDED.expires_at`,
+
+	Leave: `DELETE FROM outbox_relays WHERE holder = $1 OR expires_at <= clock_timestamp()`,
+
+	Agree: `UPDATE outbox_shards SET wanted = wanted`,
+
+	Agreed: `
+SELECT wanted, EXISTS (SELECT FROM outbox_leases WHERE shards <> $1 AND expires_at > clock_timestamp())
+FROM outbox_shards`,
+
 	Vacant: `SELECT NOT EXISTS (SELECT FROM outbox_leases WHERE shard = $1 AND expires_at > clock_timestamp())`,
 
 	Acquire: `
-INSERT INTO outbox_leases AS l (shard, holder, term, expires_at)
-VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 millisecond')
+INSERT INTO outbox_leases AS l (shard, holder, term, expires_at, shards)
+VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 millisecond', $4)
 ON CONFLICT (shard) DO UPDATE
-SET holder = EXCLUDED.holder, term = l.term + 1, expires_at = EXCLUDED.expires_at, seen_at = clock_timestamp(), asleep = false
+SET holder = EXCLUDED.holder, shards = EXCLUDED.shards, term = l.term + 1, expires_at = EXCLUDED.expires_at, seen_at = clock_timestamp(), asleep = false
 WHERE l.expires_at <= clock_timestamp()
 RETURNING term`,
 
@@ -113,3 +121,27 @@ WHERE shard = $1 AND holder = $2 AND term = $3`,
 
 	Asleep: `UPDATE outbox_leases SET asleep = $4 WHERE shard = $1 AND holder = $2 AND term = $3`,
 }
+
+// One statement and so one snapshot for late rows and new ones: a late row
+// that is visible comes before a newer one of its key. LATERAL with ORDER BY
+// and LIMIT makes an index scan of every range, whatever the statistics of a
+// table that is now empty and now full. The running sum bounds what one fetch
+// may bring into memory; the first row always comes, however large.
+const postgresForward = `FROM (
+    SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) - octet_length(payload) AS before
+    FROM (
+        SELECT late.*
+        FROM unnest($4::bigint[], $5::bigint[]) AS g (low, high)
+        CROSS JOIN LATERAL (SELECT * FROM outbox WHERE id BETWEEN g.low AND g.high ORDER BY id LIMIT $2) late
+        UNION ALL
+        (SELECT * FROM outbox WHERE id > $1 ORDER BY id LIMIT $2)
+    ) found
+    ORDER BY id
+    LIMIT $2
+) f
+WHERE before < $3
+ORDER BY id`
+
+// postgresShard is the shard of a key. All relays ask the same server for it, so
+// it does not matter that another version may count otherwise.
+const postgresShard = `(hashtext(key) & 2147483647) % $6::int`

@@ -12,6 +12,17 @@ FROM (
 WHERE before < ?3
 ORDER BY id`,
 
+	FetchShard: `
+SELECT id, topic, key, CASE WHEN shard = ?5 THEN payload END, CASE WHEN shard = ?5 THEN metadata END
+FROM (
+    SELECT *, sum(length(payload)) OVER (ORDER BY id) - length(payload) AS before
+    FROM (SELECT *, ` + sqliteShard + ` % ?4 AS shard FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2)
+)
+WHERE before < ?3
+ORDER BY id`,
+
+	Highest: `SELECT COALESCE(max(id), 0) FROM outbox`,
+
 	FetchIDs: `
 SELECT id, topic, key, payload, metadata
 FROM (
@@ -40,6 +51,7 @@ SET attempts = excluded.attempts, last_error = excluded.last_error, retry_at = e
 SELECT o.id, o.topic, o.key, f.attempts,
        max(0, CAST((julianday(substr(f.retry_at, 1, 23)) - julianday('now')) * 86400000 AS INTEGER))
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+WHERE ` + sqliteShard + ` % ?1 = ?2
 ORDER BY o.id`,
 
 	SweepFailures: `DELETE FROM outbox_failures WHERE outbox_id NOT IN (SELECT id FROM outbox)`,
@@ -72,16 +84,35 @@ SELECT topic, key, payload, metadata FROM outbox_dead WHERE id IN (SELECT value 
 
 	Purge: `DELETE FROM outbox_dead WHERE id IN (SELECT value FROM json_each(?1))`,
 
+	Want: `UPDATE outbox_shards SET wanted = ?1 WHERE wanted <> ?1`,
+
+	Survey: `
+SELECT wanted, (SELECT count(*) FROM outbox_relays WHERE expires_at > strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))
+FROM outbox_shards`,
+
+	Attend: `
+INSERT INTO outbox_relays (holder, expires_at) VALUES (?1, strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?2 / 1000.0) || ' seconds'))
+ON CONFLICT (holder) DO UPDATE SET expires_at = excluded.expires_at`,
+
+	Leave: `DELETE FROM outbox_relays WHERE holder = ?1 OR expires_at <= strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')`,
+
+	Agree: `UPDATE outbox_shards SET wanted = wanted`,
+
+	Agreed: `
+SELECT wanted, EXISTS (
+    SELECT 1 FROM outbox_leases WHERE shards <> ?1 AND expires_at > strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))
+FROM outbox_shards`,
+
 	Vacant: `
 SELECT NOT EXISTS (
     SELECT 1 FROM outbox_leases
     WHERE shard = ?1 AND expires_at > strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'))`,
 
 	Acquire: `
-INSERT INTO outbox_leases AS l (shard, holder, term, expires_at)
-VALUES (?1, ?2, 1, strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?3 / 1000.0) || ' seconds'))
+INSERT INTO outbox_leases AS l (shard, holder, term, expires_at, shards)
+VALUES (?1, ?2, 1, strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?3 / 1000.0) || ' seconds'), ?4)
 ON CONFLICT (shard) DO UPDATE
-SET holder = excluded.holder, term = l.term + 1, expires_at = excluded.expires_at,
+SET holder = excluded.holder, shards = excluded.shards, term = l.term + 1, expires_at = excluded.expires_at,
     seen_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now'), asleep = 0
 WHERE l.expires_at <= strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')
 RETURNING term`,
@@ -99,3 +130,7 @@ WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
 
 	Asleep: `UPDATE outbox_leases SET asleep = ?4 WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
 }
+
+// sqliteShard stands in for a hash, which SQLite has not: the last characters of
+// the key, and its length.
+const sqliteShard = `(length(key) + COALESCE(unicode(substr(key, -1)), 0) + 31 * COALESCE(unicode(substr(key, -2, 1)), 0))`

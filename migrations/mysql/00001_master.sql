@@ -47,7 +47,20 @@ CREATE TABLE IF NOT EXISTS outbox_tombstones (
     PRIMARY KEY (entity, `key`)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
--- Who relays. Nothing can be notified on MySQL: asleep is not used.
+-- Into how many shards the relays split the outbox, by key.
+CREATE TABLE IF NOT EXISTS outbox_shards (
+    only_row integer NOT NULL PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
+    wanted   integer NOT NULL CHECK (wanted > 0)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
+INSERT IGNORE INTO outbox_shards (wanted) VALUES (1);
+
+-- The relays that share the shards.
+CREATE TABLE IF NOT EXISTS outbox_relays (
+    holder     varchar(512) NOT NULL PRIMARY KEY,
+    expires_at datetime(6)  NOT NULL
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+
+-- Who relays which of how many shards. Nothing can be notified on MySQL: asleep is not used.
 CREATE TABLE IF NOT EXISTS outbox_leases (
     shard      integer      NOT NULL PRIMARY KEY,
     holder     varchar(512) NOT NULL,
@@ -55,11 +68,14 @@ CREATE TABLE IF NOT EXISTS outbox_leases (
     expires_at datetime(6)  NOT NULL,
     position   bigint       NOT NULL DEFAULT 0,
     seen_at    datetime(6)  NOT NULL DEFAULT (utc_timestamp(6)),
-    asleep     boolean      NOT NULL DEFAULT false
+    asleep     boolean      NOT NULL DEFAULT false,
+    shards     integer      NOT NULL DEFAULT 1
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 
 -- +goose Down
 DROP TABLE IF EXISTS outbox_leases;
+DROP TABLE IF EXISTS outbox_relays;
+DROP TABLE IF EXISTS outbox_shards;
 DROP TABLE IF EXISTS outbox_tombstones;
 DROP TABLE IF EXISTS outbox_dead;
 DROP TABLE IF EXISTS outbox_failures;

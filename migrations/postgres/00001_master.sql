@@ -42,7 +42,20 @@ CREATE TABLE outbox_tombstones (
     PRIMARY KEY (entity, key)
 );
 
--- Who relays. asleep asks writers for a NOTIFY.
+-- Into how many shards the relays split the outbox, by key.
+CREATE TABLE outbox_shards (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    wanted   integer NOT NULL CHECK (wanted > 0)
+);
+INSERT INTO outbox_shards (wanted) VALUES (1);
+
+-- The relays that share the shards.
+CREATE TABLE outbox_relays (
+    holder     text        PRIMARY KEY,
+    expires_at timestamptz NOT NULL
+);
+
+-- Who relays which of how many shards. asleep asks writers for a NOTIFY.
 CREATE TABLE outbox_leases (
     shard      integer     PRIMARY KEY,
     holder     text        NOT NULL,
@@ -50,7 +63,8 @@ CREATE TABLE outbox_leases (
     expires_at timestamptz NOT NULL,
     position   bigint      NOT NULL DEFAULT 0,
     seen_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    asleep     boolean     NOT NULL DEFAULT false
+    asleep     boolean     NOT NULL DEFAULT false,
+    shards     integer     NOT NULL DEFAULT 1
 );
 
 -- A hint for a sleeping relay. NOTIFY takes a lock of the whole server at
@@ -66,6 +80,8 @@ CREATE TRIGGER outbox_wake AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUN
 
 -- +goose Down
 DROP TABLE outbox_leases;
+DROP TABLE outbox_relays;
+DROP TABLE outbox_shards;
 DROP TABLE outbox_tombstones;
 DROP TABLE outbox_dead;
 DROP TABLE outbox_failures;

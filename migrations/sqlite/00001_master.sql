@@ -44,7 +44,20 @@ CREATE TABLE outbox_tombstones (
     PRIMARY KEY (entity, key)
 ) WITHOUT ROWID;
 
--- Who relays.
+-- Into how many shards the relays split the outbox, by key.
+CREATE TABLE outbox_shards (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    wanted   INTEGER NOT NULL CHECK (wanted > 0)
+);
+INSERT INTO outbox_shards (only_row, wanted) VALUES (1, 1);
+
+-- The relays that share the shards.
+CREATE TABLE outbox_relays (
+    holder     TEXT PRIMARY KEY,
+    expires_at TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- Who relays which of how many shards.
 CREATE TABLE outbox_leases (
     shard      INTEGER PRIMARY KEY,
     holder     TEXT    NOT NULL,
@@ -52,11 +65,14 @@ CREATE TABLE outbox_leases (
     expires_at TEXT    NOT NULL,
     position   INTEGER NOT NULL DEFAULT 0,
     seen_at    TEXT    NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')),
-    asleep     INTEGER NOT NULL DEFAULT 0
+    asleep     INTEGER NOT NULL DEFAULT 0,
+    shards     INTEGER NOT NULL DEFAULT 1
 );
 
 -- +goose Down
 DROP TABLE outbox_leases;
+DROP TABLE outbox_relays;
+DROP TABLE outbox_shards;
 DROP TABLE outbox_tombstones;
 DROP TABLE outbox_dead;
 DROP TABLE outbox_failures;

@@ -1,0 +1,197 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/relay"
+)
+
+// wire is a broker that several relays publish to. It confirms late, so that
+// much is under way at any time.
+type wire struct {
+	mu   sync.Mutex
+	seen []string
+	by   map[string]map[int]bool // which relays sent a key
+}
+
+// relaying is one relay's connection to the wire.
+type relaying struct {
+	*wire
+	relay int
+}
+
+func (w relaying) PublishAsync(_ context.Context, _ []string, msgs []*message.Message) func(context.Context) []error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range msgs {
+		key := string(m.Payload[:1])
+		w.seen = append(w.seen, string(m.Payload))
+		if w.by[key] == nil {
+			w.by[key] = map[int]bool{}
+		}
+		w.by[key][w.relay] = true
+	}
+	late := time.After(rand.N(40 * time.Millisecond))
+	return func(ctx context.Context) []error {
+		select {
+		case <-late:
+			return nil
+		case <-ctx.Done():
+			return slices.Repeat([]error{ctx.Err()}, len(msgs))
+		}
+	}
+}
+
+func (relaying) Publish(string, ...*message.Message) error { panic("the relay must use PublishAsync") }
+func (relaying) Close() error                              { return nil }
+
+// senders are the relays that sent anything.
+func (w *wire) senders() map[int]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := map[int]bool{}
+	for _, by := range w.by {
+		for relay := range by {
+			all[relay] = true
+		}
+	}
+	return all
+}
+
+const shardKeys = "abcdefghijklmnop"
+
+// inOrder expects each key's messages on the wire in order, and none twice unless
+// a slow machine has cost a lease or a connection, after which messages may be repeated.
+func (w *wire) inOrder(t *testing.T, each int, trouble bool) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := map[byte]int{}
+	for i, p := range w.seen {
+		var n int
+		if _, err := fmt.Sscanf(p[1:], "%d", &n); err != nil {
+			t.Fatal(err)
+		}
+		if trouble && n < next[p[0]] {
+			next[p[0]] = n // again, and all behind it again
+		}
+		if n != next[p[0]] {
+			t.Fatalf("message %d on the wire is %s, want %c%d", i, p, p[0], next[p[0]])
+		}
+		next[p[0]]++
+	}
+	for _, key := range []byte(shardKeys) {
+		if next[key] != each {
+			t.Errorf("%d messages of key %c, want %d", next[key], key, each)
+		}
+	}
+}
+
+// Relays come, go, and change the number of shards under load. All work side by
+// side, and each key's messages reach the wire in order, and once.
+func TestShardsUnderLoad(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		w := &wire{by: map[string]map[int]bool{}}
+		var log syncBuffer
+		relays := 0
+		start := func(shards int) (*relay.Relay, func()) {
+			relays++
+			return m.start(t, relaying{w, relays}, relay.Config{
+				Shards: shards, LeaseTTL: 2 * time.Second, BatchSize: 7, Poll: 5 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			})
+		}
+		const each = 120
+		written := make(chan struct{})
+		go func() {
+			defer close(written)
+			for n := range each {
+				for _, key := range shardKeys {
+					m.putIn(t, m.DB, fmt.Sprintf("%c%d", key, n))
+				}
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-t.Context().Done():
+					return
+				}
+			}
+		}()
+		holds := func(what string, want int, relays ...*relay.Relay) {
+			t.Helper()
+			eventually(t, what, func() bool {
+				leases := 0
+				for _, r := range relays {
+					n := r.Stats().Leases
+					if n == 0 {
+						return false
+					}
+					leases += n
+				}
+				return leases == want
+			})
+		}
+		first, stopFirst := start(4)
+		holds("one relay works on all 4 shards", 4, first)
+		second, stopSecond := start(0)
+		holds("two share them", 4, first, second)
+		third, _ := start(3)
+		holds("three share 3", 3, first, second, third)
+		stopFirst()
+		holds("two share 3", 3, second, third)
+		fourth, _ := start(1)
+		eventually(t, "one of three works on the only shard", func() bool {
+			return second.Stats().Leases+third.Stats().Leases+fourth.Stats().Leases == 1
+		})
+		fifth, _ := start(2)
+		eventually(t, "two of four work", func() bool {
+			return second.Stats().Leases+third.Stats().Leases+fourth.Stats().Leases+fifth.Stats().Leases == 2
+		})
+		stopSecond()
+		<-written
+		m.drained(t)
+		trouble := strings.Contains(log.String(), "level=WARN")
+		w.inOrder(t, each, trouble)
+		if n := len(w.senders()); n < 3 {
+			t.Errorf("%d relays sent something, want 3 or more", n)
+		}
+	})
+}
+
+// A message that is failing waits in its own shard, and no other shard's owner
+// knows of it.
+func TestFailuresStayInTheirShard(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		for _, key := range shardKeys {
+			m.put(t, string(key)+"0", string(key)+"1")
+		}
+		at := map[relay.Dialect]string{relay.Postgres: "2099-01-01", relay.MySQL: "2099-01-01", relay.SQLite: "2099-01-01 00:00:00.000000+00:00"}[m.dialect]
+		if _, err := m.ExecContext(t.Context(), columns(`INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
+			SELECT min(id), 20, 'refused', '`+at+`' FROM outbox GROUP BY key`, m.dialect)); err != nil {
+			t.Fatal(err)
+		}
+		w := &wire{by: map[string]map[int]bool{}}
+		one, _ := m.start(t, relaying{w, 1}, relay.Config{Shards: 2, LeaseTTL: time.Second})
+		two, _ := m.start(t, relaying{w, 2}, relay.Config{LeaseTTL: time.Second})
+		var a, b int64
+		eventually(t, "each key waits once, in one relay or the other", func() bool {
+			a, b = one.Stats().Blocked, two.Stats().Blocked
+			return one.Stats().Leases == 1 && two.Stats().Leases == 1 && a > 0 && b > 0 && a+b == int64(len(shardKeys))
+		})
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.seen) > 0 {
+			t.Errorf("sent %q past what they wait for", w.seen)
+		}
+	})
+}

@@ -47,6 +47,9 @@ func (c *Consumer) newEngine() engine {
 	// Each statement has to see what others committed while the one before it
 	// waited for a lock.
 	readCommitted := &sql.TxOptions{Isolation: sql.LevelReadCommitted}
+	if c.dialect == dialect.MySQL {
+		return &mysql{statements: c.newStatements(readCommitted), locks: make(map[string]bool)}
+	}
 	return &postgres{statements: c.newStatements(readCommitted), conditions: make(map[[2]string]string)}
 }
 

@@ -55,7 +55,8 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 			faults = errors.Join(faults, c.compare(e, table))
 		}
 	}
-	return replicas, faults, c.refer(ctx, replicas)
+	session, err := c.mysqlSession(ctx, replicas)
+	return replicas, errors.Join(faults, session), errors.Join(err, c.refer(ctx, replicas))
 }
 
 // refer notes which replicas' keys the columns of others refer to.
@@ -188,6 +189,11 @@ func (c *Consumer) compare(e *entity, table *dialect.Table) error {
 	}
 	if err := c.compareVersion(table); err != nil {
 		fault("%w", err)
+	}
+	if c.dialect == dialect.MySQL {
+		for _, err := range mysqlColumns(table, e.table.Keys, written) {
+			fault("%w", err)
+		}
 	}
 	return errors.Join(faults...)
 }

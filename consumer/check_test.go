@@ -1,7 +1,9 @@
 package consumer
 
 import (
+	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -52,19 +54,16 @@ func TestConfigFaults(t *testing.T) {
 func TestCheckFaults(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
-		open := testdb.Postgres
-		if d == SQLite {
-			open = testdb.SQLite
-		}
-		db, _ := open(t)
+		open := map[Dialect]func(testing.TB) (*sql.DB, string){Postgres: testdb.Postgres, MySQL: testdb.MariaDB, SQLite: testdb.SQLite}
+		db, _ := open[d](t)
 		for _, ddl := range []string{
 			`CREATE TABLE plain (id bigint PRIMARY KEY, name text)`,
 			`CREATE TABLE half (id bigint PRIMARY KEY, cqrs_revision bigint NOT NULL)`,
 			`CREATE TABLE wrong (id bigint NOT NULL, code text NOT NULL, fixed text NOT NULL DEFAULT 'x', sum bigint GENERATED ALWAYS AS (id + 1) STORED,
-				cqrs_revision bigint, cqrs_updated timestamp NOT NULL)`,
-			`CREATE TABLE nullable (id bigint UNIQUE, cqrs_revision bigint NOT NULL, cqrs_updated timestamp NOT NULL)`,
+				cqrs_revision bigint, cqrs_updated timestamptz NOT NULL)`,
+			`CREATE TABLE nullable (id bigint UNIQUE, cqrs_revision bigint NOT NULL, cqrs_updated timestamptz NOT NULL)`,
 		} {
-			mustExec(t, db, ddl)
+			mustExec(t, db, typesOf(d, ddl))
 		}
 		c, err := New(db, newTestBroker(), Config{Queue: "replica"})
 		if err != nil {
@@ -85,6 +84,7 @@ func TestCheckFaults(t *testing.T) {
 		add := c.dialect.VersionColumns("plain")
 		addOne := map[Dialect]string{
 			Postgres: `ALTER TABLE "half" ADD COLUMN cqrs_updated timestamptz NOT NULL DEFAULT clock_timestamp();`,
+			MySQL:    "ALTER TABLE `half` ADD COLUMN cqrs_updated datetime(6) NOT NULL DEFAULT (utc_timestamp(6));",
 			SQLite:   `ALTER TABLE "half" ADD COLUMN cqrs_updated TEXT NOT NULL DEFAULT '1970-01-01 00:00:00.000000+00:00';`,
 		}[d]
 		err = c.Check(t.Context())
@@ -97,7 +97,7 @@ func TestCheckFaults(t *testing.T) {
 			`entity "d": table wrong: field "total" goes to column sum, which the database generates`,
 			`entity "d": table wrong: field "x" goes to column gone, which does not exist; there are id, code, fixed, sum, cqrs_revision, cqrs_updated`,
 			`entity "d": table wrong: column code may not be null and has no default: map a field to it in Columns`,
-			`entity "d": table wrong: key column id is not unique by itself: CREATE UNIQUE INDEX "lockstep_id" ON "wrong" ("id");`,
+			`entity "d": table wrong: key column id is not unique by itself: CREATE UNIQUE INDEX `+fmt.Sprintf("%s ON %s (%s);", d.Quote("lockstep_id"), d.Quote("wrong"), d.Quote("id")),
 			`entity "d": table wrong: column cqrs_revision may be null: declare it NOT NULL`,
 			`entity "e": table nullable: key column id may be null: declare it NOT NULL`)
 		if run := c.Run(t.Context()); run == nil || run.Error() != err.Error() {

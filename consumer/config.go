@@ -18,6 +18,7 @@ type Dialect = dialect.Name
 // The databases a replica can live in.
 const (
 	Postgres = dialect.Postgres
+	MySQL    = dialect.MySQL
 	SQLite   = dialect.SQLite
 )
 

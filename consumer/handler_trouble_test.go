@@ -73,8 +73,8 @@ func TestHandlerFailures(t *testing.T) {
 			_, err := tx.ExecContext(ctx, "INSERT INTO nowhere VALUES (1)")
 			return err
 		}},
-		{"constraint", "retries", "onstraint", func(ctx context.Context, tx Tx) error {
-			_, err := tx.ExecContext(ctx, "INSERT INTO author_log (id) VALUES (1)")
+		{"constraint", "retries", "kind", func(ctx context.Context, tx Tx) error {
+			_, err := tx.ExecContext(ctx, "INSERT INTO author_log (id, kind, revision) VALUES (1, NULL, 1)")
 			return err
 		}},
 		{"own timeout", "retries", "deadline", func(context.Context, Tx) error { return context.DeadlineExceeded }},

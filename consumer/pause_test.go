@@ -122,6 +122,7 @@ func TestStatementTimeout(t *testing.T) {
 	})
 	slow := map[Dialect]string{
 		Postgres: "SELECT count(*), pg_sleep(10)",
+		MySQL:    "SELECT count(*), SLEEP(10)",
 		SQLite:   "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0",
 	}
 	eachDialect(t, func(t *testing.T, d Dialect) {

@@ -156,7 +156,7 @@ func TestRandomLockstepHistories(t *testing.T) {
 // applying the same messages one by one ends.
 func TestRandomDjangoHistories(t *testing.T) {
 	t.Parallel()
-	rigs := map[Dialect]*rig{Postgres: accountRig(t, Postgres), SQLite: accountRig(t, SQLite)}
+	rigs := map[Dialect]*rig{Postgres: accountRig(t, Postgres), MySQL: accountRig(t, MySQL), SQLite: accountRig(t, SQLite)}
 	for seed := range uint64(40) {
 		h := newHistory(seed)
 		for key := range 4 {

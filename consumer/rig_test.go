@@ -34,15 +34,34 @@ var accountColumns = map[string]string{"id": "id", "name": "title", "note": "not
 func openDB(t testing.TB, d Dialect, ddl ...string) *sql.DB {
 	t.Helper()
 	open, timeType := testdb.Postgres, "timestamptz"
-	if d == SQLite {
+	switch d {
+	case MySQL:
+		open, timeType = testdb.MariaDB, "datetime(6)"
+	case SQLite:
 		open, timeType = testdb.SQLite, "text"
 	}
 	db, _ := open(t)
 	migrate(t, db, d)
 	for _, statement := range ddl {
-		mustExec(t, db, strings.ReplaceAll(statement, "%s", timeType))
+		mustExec(t, db, typesOf(d, strings.ReplaceAll(statement, "%s", timeType)))
 	}
 	return db
+}
+
+// typesOf spells PostgreSQL's types in a definition as MySQL does.
+func typesOf(d Dialect, ddl string) string {
+	if d != MySQL {
+		return ddl
+	}
+	return strings.NewReplacer("timestamptz", "datetime(6)", "jsonb", "json", "id text PRIMARY KEY", "id varchar(100) COLLATE utf8mb4_bin PRIMARY KEY").Replace(ddl)
+}
+
+// timeText is a time as a column of the dialect takes it.
+func timeText(d Dialect, at time.Time) string {
+	if d == MySQL {
+		return fmt.Sprint(d.Time(at))
+	}
+	return event.FormatTime(at)
 }
 
 func migrate(t testing.TB, db *sql.DB, d Dialect) {
@@ -190,7 +209,10 @@ func shown(v any) string {
 		return "null"
 	case time.Time:
 		return event.FormatTime(v)
-	case []byte:
+	case []byte: // MySQL's times stand there without an offset
+		if at, err := time.Parse("2006-01-02 15:04:05.000000", string(v)); err == nil {
+			return event.FormatTime(at)
+		}
 		return string(v)
 	}
 	return fmt.Sprint(v)
@@ -200,13 +222,13 @@ func shown(v any) string {
 func (r *rig) stored(t testing.TB) []string {
 	t.Helper()
 	return append(dump(t, r.db, "SELECT * FROM account_ref"),
-		dump(t, r.db, "SELECT replica, key, revision, updated FROM replica_tombstones")...)
+		dump(t, r.db, `SELECT replica, "key", revision, updated FROM replica_tombstones`)...)
 }
 
-// eachDialect runs a test on both databases.
+// eachDialect runs a test on each database.
 func eachDialect(t *testing.T, test func(t *testing.T, d Dialect)) {
 	t.Helper()
-	for _, d := range []Dialect{Postgres, SQLite} {
+	for _, d := range []Dialect{Postgres, MySQL, SQLite} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
 			test(t, d)

@@ -272,14 +272,14 @@ func TestKeysInAnyForm(t *testing.T) {
 			if diff := cmp.Diff([]string{}, rows()); diff != "" {
 				t.Errorf("%s, deleted (-want +have):\n%s", name, diff)
 			}
-			if n := len(dump(t, db, "SELECT key FROM replica_tombstones")); n != 1 {
+			if n := len(dump(t, db, `SELECT "key" FROM replica_tombstones`)); n != 1 {
 				t.Errorf("%s: have %d tombstones, want 1", name, n)
 			}
 			r.batch(t, at("SAVE", tc.a, 5))
 			if diff := cmp.Diff([]string{"name=r5"}, rows()); diff != "" {
 				t.Errorf("%s, made anew (-want +have):\n%s", name, diff)
 			}
-			if n := len(dump(t, db, "SELECT key FROM replica_tombstones")); n != 0 {
+			if n := len(dump(t, db, `SELECT "key" FROM replica_tombstones`)); n != 0 {
 				t.Errorf("%s: have %d tombstones beside the row, want none", name, n)
 			}
 		}
@@ -360,6 +360,8 @@ func TestAnySetOfFields(t *testing.T) {
 		var cache *statements
 		switch e := r.engine.(type) {
 		case *postgres:
+			cache = e.statements
+		case *mysql:
 			cache = e.statements
 		case *sqlite:
 			cache = e.statements

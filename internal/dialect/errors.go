@@ -263,3 +263,22 @@ func IsMissingParent(err error) bool {
 	}
 	return false
 }
+
+// ColumnOf returns the column that MySQL's error names, which it does in its text
+// only; empty where it does not.
+func ColumnOf(err error) string {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return ""
+	}
+	_, rest, found := strings.Cut(e.Message, "olumn ") // "for column", "Column"
+	if !found || rest == "" || !strings.ContainsRune("'`\"", rune(rest[0])) {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, " ")
+	name = name[strings.LastIndexByte(name, '.')+1:] // MariaDB: `db`.`table`.`column`
+	return strings.Trim(name, "'`\"")
+}
+
+// IsDuplicate reports whether MySQL refused a value because a unique index has it.
+func IsDuplicate(err error) bool { return mysqlNumber(err) == 1062 }

@@ -68,12 +68,17 @@ func mysqlText(s string) string {
 	return `'` + strings.ReplaceAll(s, `'`, `''`) + `'`
 }
 
-// mysqlColumns: a generated column has an expression; a default that is an
+// mysqlColumns: MariaDB's json is a longtext with a check; /*M! … */ is for it
+// alone, since MySQL's constraints do not name their table there. A generated column has an expression; a default that is an
 // expression is another thing. MariaDB spells a missing default NULL.
 const mysqlColumns = `
 SELECT c.column_name,
        c.column_type,
-       c.data_type,
+       CASE WHEN EXISTS (
+           SELECT 1 FROM information_schema.check_constraints k
+           WHERE k.constraint_schema = c.table_schema AND k.constraint_name = c.column_name /*M! AND k.table_name = c.table_name */
+             AND k.check_clause LIKE CONCAT('json_valid(_', c.column_name, '_)') -- in either kind of quotes
+       ) THEN 'json' ELSE c.data_type END,
        c.is_nullable = 'NO',
        (c.column_default IS NOT NULL AND c.column_default <> 'NULL') OR c.extra LIKE '%auto_increment%',
        COALESCE(c.generation_expression, '') <> '',

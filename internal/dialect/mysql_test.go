@@ -64,6 +64,7 @@ func TestMySQLQuotedTextInEverySession(t *testing.T) {
 func TestMySQLLoadTable(t *testing.T) {
 	t.Parallel()
 	db, _ := testdb.MariaDB(t)
+	exec(t, db, `CREATE TABLE documents (plain json)`)
 	exec(t, db, `CREATE TABLE other (region varchar(10), number int, PRIMARY KEY (region, number))`)
 	exec(t, db, `CREATE TABLE things (
 		id bigint unsigned AUTO_INCREMENT PRIMARY KEY,
@@ -72,6 +73,7 @@ func TestMySQLLoadTable(t *testing.T) {
 		total decimal(10,2) AS (a * 2) STORED,
 		at datetime(6) NOT NULL DEFAULT (utc_timestamp(6)),
 		flag tinyint(1) NOT NULL,
+		doc json, plain longtext CHECK (plain <> ''),
 		UNIQUE (a, b))`)
 	have, err := dialect.MySQL.LoadTable(t.Context(), db, "things")
 	if err != nil {
@@ -85,6 +87,8 @@ func TestMySQLLoadTable(t *testing.T) {
 		{Name: "total", Type: "decimal(10,2)", Base: "decimal", Generated: true},
 		{Name: "at", Type: "datetime(6)", Base: "datetime", NotNull: true, HasDefault: true},
 		{Name: "flag", Type: "tinyint(1)", Base: "tinyint", NotNull: true},
+		{Name: "doc", Type: "longtext", Base: "json", Collation: "utf8mb4_bin"},
+		{Name: "plain", Type: "longtext", Base: "longtext", Collation: "utf8mb4_general_ci"},
 	}
 	if diff := cmp.Diff(want, have.Columns); diff != "" {
 		t.Errorf("columns (-want +have):\n%s", diff)

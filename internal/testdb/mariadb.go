@@ -16,7 +16,8 @@ import (
 // end of the test. The test fails at once when the server cannot be used.
 //
 // A connection takes several statements at once, for tests' scripts, and is otherwise as unhelpful
-// as a user's may be: its time zone is not UTC, and the driver hands times on as text.
+// as a user's may be: its time zone is not UTC, and the driver hands times on as text. Double quotes
+// stand around names, as on the other databases.
 func MariaDB(t testing.TB) (db *sql.DB, dsn string) {
 	t.Helper()
 	server := address(t, MariaDBVariable, defaultMariaDB)
@@ -36,7 +37,7 @@ func MariaDB(t testing.TB) (db *sql.DB, dsn string) {
 
 	cfg.DBName = name
 	cfg.MultiStatements = true
-	cfg.Params = map[string]string{"time_zone": "'-03:30'"}
+	cfg.Params = map[string]string{"time_zone": "'-03:30'", "sql_mode": "'ANSI_QUOTES,STRICT_TRANS_TABLES'"}
 	dsn = cfg.FormatDSN()
 	db, err = sql.Open("mysql", dsn)
 	if err != nil {

@@ -23,6 +23,13 @@ CREATE TABLE IF NOT EXISTS replica_inbox (
     PRIMARY KEY (queue, entity, `key`)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 
+-- A row for each replica table, for its writers to lock: a DELETE alone, others
+-- together.
+CREATE TABLE IF NOT EXISTS replica_locks (
+    replica varbinary(255) NOT NULL PRIMARY KEY
+) ENGINE = InnoDB;
+
 -- +goose Down
+DROP TABLE IF EXISTS replica_locks;
 DROP TABLE IF EXISTS replica_inbox;
 DROP TABLE IF EXISTS replica_tombstones;

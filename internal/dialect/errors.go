@@ -113,7 +113,12 @@ func ConstraintOf(err error) string { return fieldOf(err, 'n') }
 
 // ColumnOf returns the name of the column that err is about, where the server and
 // the driver tell.
-func ColumnOf(err error) string { return fieldOf(err, 'c') }
+func ColumnOf(err error) string {
+	if name := fieldOf(err, 'c'); name != "" {
+		return name
+	}
+	return mysqlColumnOf(err)
+}
 
 // fieldOf follows PostgreSQL's protocol, "error and notice message fields".
 func fieldOf(err error, field byte) string {
@@ -133,7 +138,8 @@ func fieldOf(err error, field byte) string {
 func IsStale(err error) bool {
 	var state sqlStater
 	if !errors.As(err, &state) {
-		return false // SQLite prepares anew by itself
+		n := mysqlNumber(err)         // SQLite prepares anew by itself
+		return n == 1243 || n == 1615 // ER_UNKNOWN_STMT_HANDLER, ER_NEED_REPREPARE
 	}
 	s := state.SQLState()
 	return s == "0A000" || s == "26000" || strings.HasPrefix(s, "42")
@@ -262,22 +268,6 @@ func IsMissingParent(err error) bool {
 		return code.Code() == 787 // SQLITE_CONSTRAINT_FOREIGNKEY
 	}
 	return false
-}
-
-// ColumnOf returns the column that MySQL's error names, which it does in its text
-// only; empty where it does not.
-func ColumnOf(err error) string {
-	var e *mysql.MySQLError
-	if !errors.As(err, &e) {
-		return ""
-	}
-	_, rest, found := strings.Cut(e.Message, "olumn ") // "for column", "Column"
-	if !found || rest == "" || !strings.ContainsRune("'`\"", rune(rest[0])) {
-		return ""
-	}
-	name, _, _ := strings.Cut(rest, " ")
-	name = name[strings.LastIndexByte(name, '.')+1:] // MariaDB: `db`.`table`.`column`
-	return strings.Trim(name, "'`\"")
 }
 
 // IsDuplicate reports whether MySQL refused a value because a unique index has it.

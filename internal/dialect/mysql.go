@@ -154,3 +154,19 @@ func isMySQLAway(number uint16) bool {
 	}
 	return false
 }
+
+// mysqlColumnOf returns the column that an error names, which it does in its text
+// only; empty where it does not.
+func mysqlColumnOf(err error) string {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return ""
+	}
+	_, rest, found := strings.Cut(e.Message, "olumn ") // "for column", "Column"
+	if !found || rest == "" || !strings.ContainsRune("'`\"", rune(rest[0])) {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, " ")
+	name = name[strings.LastIndexByte(name, '.')+1:] // MariaDB: `db`.`table`.`column`
+	return strings.Trim(name, "'`\"")
+}

@@ -27,35 +27,52 @@ type configFile struct {
 	code service
 	// Entities are the master's side.
 	Entities map[string]entityConfig `yaml:"entities"`
+	// MaxPayload is how many bytes an event may have; without it the outbox's default.
+	MaxPayload int64 `yaml:"max_payload"`
 	// Queue and Replicas are the replica's side.
 	Queue    string                   `yaml:"queue"`
 	Replicas map[string]replicaConfig `yaml:"replicas"`
 }
 
+// entityConfig is an outbox.Entity without what only code can say.
 type entityConfig struct {
-	Table  string   `yaml:"table"`
-	Key    string   `yaml:"key"`
-	Fields []string `yaml:"fields"`
-	TTL    duration `yaml:"ttl"`
+	Table     string      `yaml:"table"`
+	Key       columnNames `yaml:"key"`
+	Fields    []string    `yaml:"fields"`
+	Tracked   columnNames `yaml:"tracked"`
+	Where     string      `yaml:"where"`
+	Leave     string      `yaml:"leave"`
+	Decimals  string      `yaml:"decimals"`
+	NonFinite string      `yaml:"non_finite"`
+	Muted     bool        `yaml:"muted"`
+	TTL       duration    `yaml:"ttl"`
+}
+
+func (e entityConfig) entity(id string, ttl time.Duration) outbox.Entity {
+	return outbox.Entity{
+		ID: id, Table: e.Table, Keys: e.Key, Fields: e.Fields, Tracked: e.Tracked, Where: e.Where,
+		Leave: outbox.Leave(e.Leave), Decimals: outbox.Decimals(e.Decimals), NonFinite: outbox.NonFinite(e.NonFinite),
+		Muted: e.Muted, TTL: ttl,
+	}
 }
 
 type replicaConfig struct {
 	Table   string            `yaml:"table"`
-	Key     keyColumns        `yaml:"key"`
+	Key     columnNames       `yaml:"key"`
 	Columns map[string]string `yaml:"columns"`
 	// MaxRetries: 0 is none, -1 for ever; without it the consumer's default.
 	MaxRetries *int     `yaml:"max_retries"`
 	RetryDelay duration `yaml:"retry_delay"`
 }
 
-// keyColumns are a key's columns: a name, or a list of them.
-type keyColumns []string
+// columnNames are the name of a column, or a list of them.
+type columnNames []string
 
 // UnmarshalYAML reads either form.
-func (k *keyColumns) UnmarshalYAML(unmarshal func(any) error) error {
+func (k *columnNames) UnmarshalYAML(unmarshal func(any) error) error {
 	var one string
 	if unmarshal(&one) == nil {
-		*k = keyColumns{one}
+		*k = columnNames{one}
 		return nil
 	}
 	return unmarshal((*[]string)(k))
@@ -138,7 +155,7 @@ func (noBroker) Close() error { return nil }
 
 // outbox returns the master's side.
 func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
-	cfg := outbox.Config{Dialect: d, Entities: f.declared()}
+	cfg := outbox.Config{Dialect: d, Entities: f.declared(), MaxPayload: f.MaxPayload}
 	var faults []error
 	for _, id := range slices.Sorted(maps.Keys(f.Entities)) {
 		e := f.Entities[id]
@@ -146,7 +163,7 @@ func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
 		if err != nil {
 			faults = append(faults, fmt.Errorf("entities: %s: ttl %w", id, err))
 		}
-		cfg.Entities = append(cfg.Entities, outbox.Entity{ID: id, Table: e.Table, Key: e.Key, Fields: e.Fields, TTL: ttl})
+		cfg.Entities = append(cfg.Entities, e.entity(id, ttl))
 	}
 	ob, err := outbox.New(cfg)
 	return ob, errors.Join(append(faults, err)...)

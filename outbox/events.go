@@ -231,7 +231,7 @@ func objectJSON(value any) (object json.RawMessage, member string, err error) {
 	}
 	if members, ok := value.(map[string]any); ok && err != nil {
 		for _, name := range slices.Sorted(maps.Keys(members)) {
-			if _, err := json.Marshal(members[name]); err != nil {
+			if _, err := wireJSON(members[name]); err != nil {
 				return nil, name, err
 			}
 		}

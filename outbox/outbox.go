@@ -149,8 +149,11 @@ func New(cfg Config) (*Outbox, error) {
 			fault("entity %s is declared twice: a CQRS ID names one entity", e.ID)
 			continue
 		}
-		if e.Key == "" && len(e.Keys) == 0 {
+		switch {
+		case e.Key == "" && len(e.Keys) == 0:
 			e.Key = event.FieldDeletedKey
+		case e.Key == "" && len(e.Keys) == 1:
+			e.Key, e.Keys = e.Keys[0], nil
 		}
 		for _, err := range e.faults() {
 			fault("entity %s: %w", e.ID, err)

@@ -1,0 +1,228 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lockstep-go/lockstep/outbox"
+)
+
+// refuse makes the database refuse to raise the revision of one row.
+func (m master) refuse(t *testing.T, id int) {
+	t.Helper()
+	if m.dialect == outbox.SQLite {
+		m.exec(t, fmt.Sprintf(`CREATE TRIGGER refuse BEFORE UPDATE ON accounts WHEN NEW.id = %d BEGIN SELECT RAISE(ABORT, 'not this one'); END`, id))
+		return
+	}
+	m.exec(t, fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+		$$ BEGIN IF NEW.id = %d THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW; END $$`, id))
+	m.exec(t, `CREATE TRIGGER refuse BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION refuse()`)
+}
+
+// One bad row of many fails the flush, which rolls everything back and names it.
+func TestTheCulpritIsNamed(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.refuse(t, 1234)
+		tracked := m.account(t, outbox.Entity{Tracked: []string{"name"}})
+		for name, ob := range map[string]*outbox.Outbox{"direct": m.ob, "here": tracked.ob} {
+			for n, want := range map[int][]string{3000: {"1234"}, 1: {"1234"}, 3: {"1233", "1234", "1235"}} {
+				err := ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+					keys := make([]any, n)
+					for i := range keys {
+						keys[i] = 1234 - n/2 + i
+						if n == 3000 {
+							keys[i] = i + 1
+						}
+					}
+					return errors.Join(exec(ctx, tx, numbers+`INSERT INTO accounts (id, name) SELECT i, 'x' FROM n`), tx.Saved("account", keys...))
+				})
+				var row *outbox.RowError
+				if !errors.As(err, &row) || row.Entity != "account" || cmp.Diff(want, row.Keys) != "" || !strings.Contains(err.Error(), "not this one") {
+					t.Errorf("%s, %d keys: %v, want a RowError that names account and %v", name, n, err, want)
+				}
+				m.wantSent(t)
+				m.wantAccounts(t, 0)
+			}
+		}
+	})
+}
+
+// What is no key of the column's type is named before the database is asked.
+func TestBadKeysAmongMany(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		if m.dialect == outbox.SQLite {
+			return // takes any text, and finds no row
+		}
+		m.exec(t, `CREATE TABLE things (id uuid PRIMARY KEY)`)
+		m.addVersions(t, "things")
+		m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'x')`)
+		m.ob = m.outbox(t, outbox.Entity{ID: "account", Table: "accounts"}, outbox.Entity{ID: "thing", Table: "things"})
+		for key, entity := range map[any]string{"abc": "account", "1; DROP TABLE accounts": "account", 1 << 40: "account", "": "account", "123e4567": "thing", "\x00": "account"} {
+			for _, keys := range [][]any{{key}, {1, key}} {
+				err := m.ob.InTx(t.Context(), m.DB, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved(entity, keys[len(keys)-1:]...) })
+				var row *outbox.RowError
+				if !errors.As(err, &row) || !errors.Is(err, outbox.ErrKey) || row.Entity != entity || row.Keys[0] != fmt.Sprint(key) || row.Column != "id" {
+					t.Errorf("key %q: %v, want ErrKey in a RowError that names it", key, err)
+				}
+			}
+		}
+		m.wantSent(t)
+	})
+}
+
+func TestPayloadLimit(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		const limit = 5000
+		m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'small'), (2, 'large')`)
+		m.exec(t, `UPDATE accounts SET name = `+map[outbox.Dialect]string{outbox.Postgres: `repeat('é', 4000)`, outbox.SQLite: `printf('%.4000c', 'x')`}[m.dialect]+` WHERE id = 2`)
+		e := outbox.Entity{ID: "account", Table: "accounts"}
+		bytes := map[outbox.Dialect]int64{outbox.Postgres: 8000, outbox.SQLite: 4000}[m.dialect]
+		if m.dialect == outbox.SQLite {
+			m.exec(t, `UPDATE accounts SET name = name || name WHERE id = 2`)
+			bytes = 8000
+		}
+		for _, tracked := range [][]string{nil, {"name"}} {
+			e.Tracked = tracked
+			limited := m.with(t, outbox.Config{Entities: []outbox.Entity{e}, MaxPayload: limit})
+			for _, keys := range [][]any{{2}, {1, 2}} {
+				err := limited.ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+					return errors.Join(tx.Track(ctx, "account", keys...), tx.Saved("account", keys...))
+				})
+				var large *outbox.PayloadError
+				if !errors.As(err, &large) || large.Entity != "account" || large.Key != "2" || large.Limit != limit || large.Size < bytes || large.Size > bytes+500 {
+					t.Errorf("keys %v, tracked %v: %v, want a PayloadError that names account/2, its size and the limit", keys, tracked, err)
+				}
+				if err != nil && !strings.Contains(err.Error(), "Config.MaxPayload") {
+					t.Errorf("%v does not name its remedy", err)
+				}
+			}
+		}
+		m.wantSent(t)
+		m = m.with(t, outbox.Config{Entities: []outbox.Entity{e}, MaxPayload: 10_000})
+		m.save(t, `SELECT 1`, 1)
+	})
+	if _, err := outbox.New(outbox.Config{Dialect: outbox.SQLite, MaxPayload: -1, Entities: []outbox.Entity{{ID: "a", Table: "t"}}}); err == nil || !strings.Contains(err.Error(), "Config.MaxPayload is -1") {
+		t.Errorf("a negative limit: %v", err)
+	}
+}
+
+// Panics of an entity's functions come out as they are, and leave nothing.
+func TestPanicsInFunctions(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		for name, e := range map[string]outbox.Entity{
+			"Serialize":  {Serialize: func(context.Context, *outbox.Tx, []outbox.Instance) (map[string]any, error) { panic("boom") }},
+			"Meta":       {Meta: func(context.Context, outbox.Instance) (map[string]any, error) { panic("boom") }},
+			"DeleteData": {DeleteData: func(context.Context, *outbox.Tx, []outbox.Instance) (map[string]any, error) { panic("boom") }},
+		} {
+			func() {
+				defer func() {
+					if have := recover(); have != "boom" {
+						t.Errorf("%s: recovered %v, want its own panic", name, have)
+					}
+				}()
+				_ = m.account(t, e).ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+					err := errors.Join(exec(ctx, tx, `INSERT INTO accounts (id, name) VALUES (1, 'x'), (2, 'y')`), tx.Saved("account", 1))
+					if name == "DeleteData" {
+						return errors.Join(err, tx.Delete(ctx, "account", 2))
+					}
+					return err
+				})
+			}()
+			m.wantSent(t)
+			m.wantAccounts(t, 0)
+		}
+		m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error { // the pool's connections are all right
+			return errors.Join(exec(ctx, tx, `INSERT INTO accounts (id, name) VALUES (1, 'x')`), tx.Saved("account", 1))
+		})
+		m.wantAccounts(t, 1)
+	})
+}
+
+// A context that ends, in the function or while events are made, rolls back.
+func TestCanceled(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		for _, when := range []string{"in the function", "in Serialize"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			m := m
+			if when == "in Serialize" {
+				m = m.account(t, outbox.Entity{Serialize: func(_ context.Context, _ *outbox.Tx, rows []outbox.Instance) (map[string]any, error) {
+					cancel()
+					return map[string]any{rows[0].Key: map[string]any{"id": 1}}, nil
+				}})
+			}
+			err := m.ob.InTx(ctx, m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+				err := errors.Join(exec(ctx, tx, `INSERT INTO accounts (id, name) VALUES (1, 'x')`), tx.Saved("account", 1))
+				if when == "in the function" {
+					cancel()
+				}
+				return err
+			})
+			cancel()
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("canceled %s: %v, want context.Canceled", when, err)
+			}
+			m.wantSent(t)
+			m.wantAccounts(t, 0)
+		}
+	})
+}
+
+// Names with what ends names, or with what no name has, are not found or refused.
+func TestInjectionInNames(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		for _, name := range []string{`accounts"; DROP TABLE accounts; --`, `accounts'; DROP TABLE accounts; --`, "accounts\x00x", `acc"ounts`, "accounts.", `a.b.c.d`, "`accounts`", `accounts\`} {
+			for what, e := range map[string]outbox.Entity{
+				"Table": {ID: "account", Table: name}, "Key": {ID: "account", Table: "accounts", Key: name},
+				"Fields":  {ID: "account", Table: "accounts", Fields: []string{"id", name}},
+				"Tracked": {ID: "account", Table: "accounts", Tracked: []string{name}},
+				"Keys":    {ID: "account", Table: "accounts", Keys: []string{"id", name}},
+			} {
+				ob, err := outbox.New(outbox.Config{Dialect: m.dialect, Entities: []outbox.Entity{e}})
+				if err == nil {
+					err = ob.Check(t.Context(), m.DB)
+				}
+				if err == nil || !strings.Contains(err.Error(), "entity account") {
+					t.Errorf("%s %q: %v, want a fault of entity account", what, name, err)
+				}
+			}
+		}
+		m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'x')`)
+		for _, id := range []string{`a'||'b`, `a";--`, `a\'b`, `{table}`, `a''b\`} { // odd, and brokers take it
+			m := m.with(t, outbox.Config{Entities: []outbox.Entity{{ID: id, Table: "accounts"}}})
+			m.inTx(t, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved(id, 1) })
+			all := m.events(t)
+			if last := all[len(all)-1]; last.CQRSID != id {
+				t.Errorf("CQRS ID %q is sent as %q", id, last.CQRSID)
+			}
+		}
+		m.wantAccounts(t, 1)
+	})
+}
+
+// Text that is none in JSON is not changed in silence.
+func TestValuesThatJSONCannotCarry(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		if m.dialect == outbox.Postgres {
+			return // takes no such text
+		}
+		m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'good'), (2, CAST(x'ff' AS TEXT))`)
+		err := m.ob.InTx(t.Context(), m.DB, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved("account", 1, 2) })
+		var row *outbox.RowError
+		if !errors.As(err, &row) || row.Keys[0] != "2" || row.Column != "name" {
+			t.Errorf("%v, want a RowError that names 2 and name", err)
+		}
+		m.wantSent(t)
+	})
+}

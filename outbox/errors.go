@@ -29,7 +29,9 @@ func (e *NotFoundError) Error() string {
 }
 
 // TrackError reports saved keys of an entity with tracked fields whose previous
-// values are not known, because [Tx.Track] was not called before the change.
+// values are not known, because [Tx.Track] was not called before the change, or
+// because another transaction created the row after Track had found none. In the
+// second case running the transaction again will do.
 type TrackError struct {
 	Entity string
 	Keys   []string

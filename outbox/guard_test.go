@@ -128,8 +128,14 @@ func TestCommitFlushes(t *testing.T) {
 		})
 		m.wantSent(t, sent{"account", "1", event.Save, 1, "x"}, sent{"account", "1", event.Save, 2, "x"})
 	}
-	t.Run("guarded", func(t *testing.T) { onEachGuarded(t, check) })
-	t.Run("plain", func(t *testing.T) { onEach(t, check) })
+	t.Run("guarded", func(t *testing.T) {
+		t.Parallel()
+		onEachGuarded(t, check)
+	})
+	t.Run("plain", func(t *testing.T) {
+		t.Parallel()
+		onEach(t, check)
+	})
 }
 
 // A guarded pool is as good as any other for all that database/sql does.

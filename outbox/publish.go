@@ -49,9 +49,10 @@ type outgoing struct {
 // one such sequence for each topic; if one of them is refused by the broker, the
 // later ones wait for it.
 //
-// An error is an [ErrMessage], and nothing of the call is published. The
-// messages' contexts are not used. Watermill asks for publishers that are safe
-// for concurrent use; this one is a transaction and is not.
+// A payload may have Config.MaxPayload bytes. An error is an [ErrMessage], and
+// nothing of the call is published. The messages' contexts are not used.
+// Watermill asks for publishers that are safe for concurrent use; this one is a
+// transaction and is not.
 func (tx *Tx) Publish(topic string, msgs ...*message.Message) error {
 	if err := event.ValidateTopic(topic); err != nil {
 		return fmt.Errorf("outbox: publish: %w: %w", ErrMessage, err)
@@ -59,6 +60,9 @@ func (tx *Tx) Publish(topic string, msgs ...*message.Message) error {
 	all := make([]outgoing, 0, len(msgs))
 	for _, msg := range msgs {
 		o, err := newOutgoing(topic, msg)
+		if n := int64(len(o.payload)); err == nil && n > tx.ob.maxPayload {
+			err = fmt.Errorf("the payload has %d bytes and at most %d are sent: raise Config.MaxPayload as far as the broker allows", n, tx.ob.maxPayload)
+		}
 		if err != nil {
 			return fmt.Errorf("outbox: publish on %s: %w: %w", topic, ErrMessage, err)
 		}

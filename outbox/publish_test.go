@@ -134,6 +134,7 @@ func TestPublishRefusesWhatCannotBeSent(t *testing.T) {
 				"name binary":      {"orders", watermillMessage("", "", "\xff", "v"), "metadata name is not UTF-8"},
 				"long UUID":        {"orders", watermillMessage(strings.Repeat("x", 256), ""), "UUID is longer than 255"},
 				"much in metadata": {"orders", watermillMessage("", "", "k", strings.Repeat("x", 40000)), "metadata k is longer than 32768"},
+				"large payload":    {"orders", watermillMessage("", strings.Repeat("x", 16<<20+1)), "has 16777217 bytes and at most 16777216"},
 				"NUL in the key":   {"orders", watermillMessage("", "", event.MetadataKey, "\x00"), "contains a NUL"},
 			} {
 				err := tx.Publish(c.topic, good, c.msg)

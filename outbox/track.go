@@ -97,9 +97,9 @@ func (tx *Tx) lockTracked(ctx context.Context, p *plan, keys []string) (all []ch
 func (tx *Tx) previous(p *plan, key string, row *changed) (json.RawMessage, bool) {
 	old, known := tx.tracked[p.ID][row.key]
 	if !known {
-		old, known = tx.tracked[p.ID][key]
+		old = tx.tracked[p.ID][key]
 	}
-	if !known && !row.fresh {
+	if old == nil && !row.fresh { // not tracked, or created by others after it was
 		return nil, false
 	}
 	data := []byte{'{'}

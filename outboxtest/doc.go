@@ -1,6 +1,7 @@
-// Package outboxtest helps the tests of services that use Lockstep: it says
-// which events a service has written, in the transaction or the database that
-// the test runs on. It works on every database Lockstep knows.
+// Package outboxtest helps the tests of services that use Lockstep. Of a master it
+// says which events were written, in the transaction or the database that the
+// test runs on; to a replica's consumer it delivers events, see [Delivery]. It
+// works on every database Lockstep knows.
 //
 //	err := ob.InTx(ctx, db, func(ctx context.Context, tx *outbox.Tx) error {
 //		if err := service.Rename(ctx, tx, 42, "Ada"); err != nil {

@@ -25,7 +25,7 @@ type Options struct {
 // Forms are the URLs that Open knows, one a line, for messages and help texts.
 //
 //nolint:gosec // the password is an example's
-const Forms = `amqp://user:password@host:5672/vhost, amqps://… (RabbitMQ)
+const Forms = `amqp://user:password@host:5672/vhost, amqps://… (RabbitMQ; several hosts, separated by commas)
 nats://user:password@host:4222, tls://… (NATS JetStream; several, separated by commas)
 jetstream+embedded:///folder (NATS JetStream inside this process)
 memory:// (inside this process, gone with it; for tests)`
@@ -60,9 +60,13 @@ func Open(ctx context.Context, rawURL string, opts Options) (Broker, error) {
 	return nil, fmt.Errorf("%w%s is of no known kind; known are\n%s", ErrURL, quoted(rawURL), Forms)
 }
 
-// opened turns the nil pointer beside an error into a nil Broker.
+// opened turns the nil pointer beside an error into a nil Broker, and what an
+// adapter calls a fault of the URL into ErrURL.
 func opened[B Broker](b B, err error) (Broker, error) {
-	if err != nil {
+	switch {
+	case errors.Is(err, rabbitmq.ErrURL), errors.Is(err, jetstream.ErrURL):
+		return nil, fmt.Errorf("%w: %w", ErrURL, err)
+	case err != nil:
 		return nil, err
 	}
 	return b, nil

@@ -74,6 +74,8 @@ func TestOpenRejects(t *testing.T) {
 		{"nats://user:s3cret@host,http://user:s3cret@host", false},
 		{"nats://user:s3cret@127.0.0.1:1", false},
 		{"amqp://user:s3cret@127.0.0.1:1/", false},
+		{"amqp://user:s3cret@host/?colour=red", false},
+		{"amqp://user:s3cret@host/?queue_type=mirrored", false},
 		{"nats://user:s3cret@host?window=0", false},
 		{"nats://host?stream=a.b", false},
 		{"jetstream+embedded://", false},

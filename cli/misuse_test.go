@@ -142,3 +142,18 @@ func TestEnvironment(t *testing.T) {
 	o := relay(t, "demo", "--for", "100ms", "--json")
 	o.expect(t, 0)
 }
+
+// What the broker's adapter cannot read in the URL is misuse, whichever adapter it is.
+func TestUnknownBrokerParameters(t *testing.T) {
+	t.Parallel()
+	database := "sqlite://" + filepath.Join(t.TempDir(), "master.db")
+	mustRelay(t, "migrate", "up", "--database-url", database)
+	for _, url := range []string{
+		"amqp://user:" + secret + "@127.0.0.1:1/?colour=red",
+		"amqp://user:" + secret + "@127.0.0.1:1,127.0.0.1:2/?colour=red",
+		"nats://user:" + secret + "@127.0.0.1:1?colour=red",
+		"jetstream+embedded://" + t.TempDir() + "?colour=red",
+	} {
+		relay(t, "run", "--database-url", database, "--broker-url", url).expect(t, 2, "--broker-url", "colour")
+	}
+}

@@ -38,6 +38,16 @@ func checkBrokerURL(raw string) error {
 	scheme, _, _ := strings.Cut(raw, ":")
 	switch scheme {
 	case "amqp", "amqps":
+		scheme, rest, _ := strings.Cut(raw, "://")
+		hosts := rest
+		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+			hosts = rest[:i]
+		}
+		first, _, several := strings.Cut(hosts[strings.LastIndexByte(hosts, '@')+1:], ",")
+		if several { // the broker package reads the others
+			user := hosts[:strings.LastIndexByte(hosts, '@')+1]
+			raw = scheme + "://" + user + first + rest[len(hosts):]
+		}
 		_, err := parseServerURL(raw)
 		return err
 	case "nats", "tls":

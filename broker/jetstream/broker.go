@@ -55,11 +55,11 @@ type Broker struct {
 func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	t, err := parse(url, &cfg)
 	if err != nil {
-		return nil, err
+		return nil, &configError{err}
 	}
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
-		return nil, err
+		return nil, &configError{err}
 	}
 	b := &Broker{
 		cfg:      cfg,

@@ -83,3 +83,12 @@ const (
 	codeMessageTooLarge jetstream.ErrorCode = 10054
 	codeHeaderTooLarge  jetstream.ErrorCode = 10097
 )
+
+// ErrURL reports a URL, or parameters in it, that Open cannot read, and faults
+// of the Config. It is found with [errors.Is]; its text says no more than that.
+var ErrURL = errors.New("jetstream: the URL or the configuration is wrong")
+
+// configError is a fault of the URL or the Config; it is ErrURL.
+type configError struct{ error }
+
+func (e *configError) Unwrap() []error { return []error{ErrURL, e.error} }

@@ -40,19 +40,20 @@ var (
 	_ message.SubscribeInitializer = (*Broker)(nil)
 )
 
-// Open connects to the server at an amqp or amqps URL and declares the exchange. It waits for the
+// Open connects to the server at an amqp or amqps URL and declares the exchange. The URL may name several
+// hosts of a cluster, as in amqp://user:password@one,two:5673/; they are tried in turn, from the one that worked last. It waits for the
 // server until ctx ends, at most for DialTimeout and then ConfirmTimeout; a server that cannot be
 // reached is an error that names its address without the password. All faults of URL and
 // configuration are reported at once. The broker lives until Close, not until ctx ends.
 func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
-	dial, address, cfg, err := parseURL(url, cfg)
+	dials, address, cfg, err := parseURLs(url, cfg)
 	cfg = cfg.withDefaults()
 	if err := errors.Join(err, cfg.validate()); err != nil {
-		return nil, fmt.Errorf("rabbitmq: open %s: %w", address, err)
+		return nil, fmt.Errorf("rabbitmq: open %s: %w", address, &configError{err})
 	}
 	b := newBroker(cfg, func(purpose string) *link {
 		return newLink(&dialer{
-			url: dial, address: address, name: cfg.Name + " " + purpose, tls: cfg.TLS,
+			urls: dials, address: address, name: cfg.Name + " " + purpose, tls: cfg.TLS,
 			timeout: cfg.DialTimeout, writeTimeout: cfg.ConfirmTimeout,
 		}, cfg.Logger, purpose)
 	})
@@ -71,7 +72,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 func newBroker(cfg Config, link func(purpose string) *link) *Broker {
 	b := &Broker{
 		cfg:       cfg,
-		topology:  newTopology(cfg.Exchange),
+		topology:  newTopology(cfg.Exchange, cfg.QueueType),
 		consuming: link("consuming"),
 		closing:   make(chan struct{}),
 		closed:    make(chan struct{}),

@@ -29,6 +29,11 @@ const (
 )
 
 const (
+	queueClassic = "classic"
+	queueQuorum  = "quorum"
+)
+
+const (
 	maxExchange = 200   // leaves room for the names of delay queues in AMQP's 255 bytes
 	maxPrefetch = 65535 // AMQP's prefetch count has 16 bits
 )
@@ -54,6 +59,9 @@ type Config struct {
 	// TLS is used for amqps URLs. Default: the system's certificate authorities, or what the URL
 	// says. [cacertfile, certfile, keyfile, server_name_indication]
 	TLS *tls.Config
+	// QueueType is what kind of queues are declared: "classic" or "quorum". All who declare a queue
+	// must agree, and django-cqrs declares classic ones. Default: classic. [queue_type]
+	QueueType string
 	// Name is shown in RabbitMQ's list of connections. Default: [DefaultName]. [name]
 	Name string
 	// Logger is told of lost, blocked and restored connections. Default: discard.
@@ -67,6 +75,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.ConfirmTimeout, DefaultTimeout)
 	setDefault(&c.DialTimeout, DefaultTimeout)
 	setDefault(&c.Name, DefaultName)
+	setDefault(&c.QueueType, queueClassic)
 	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
 	return c
 }
@@ -90,6 +99,9 @@ func (c Config) validate() error {
 	if c.Window < 1 {
 		fault("Window is %d, not positive", c.Window)
 	}
+	if c.QueueType != queueClassic && c.QueueType != queueQuorum {
+		fault("QueueType is %q, not %s or %s", c.QueueType, queueClassic, queueQuorum)
+	}
 	if c.ConfirmTimeout < 0 {
 		fault("ConfirmTimeout is %v, not positive", c.ConfirmTimeout)
 	}
@@ -102,6 +114,31 @@ func (c Config) validate() error {
 // serverParameters are the query parameters that amqp091 reads itself.
 var serverParameters = []string{
 	"cacertfile", "certfile", "keyfile", "server_name_indication", "auth_mechanism", "heartbeat", "channel_max",
+}
+
+// ErrURL reports a URL, or parameters in it, that Open cannot read, and faults of the Config. It is found
+// with [errors.Is]; its text says no more than that.
+var ErrURL = errors.New("the URL or the configuration is wrong")
+
+// parseURLs is parseURL for a URL that names several hosts of a cluster, separated by commas. They share
+// the rest of the URL.
+func parseURLs(raw string, cfg Config) (dials []string, address string, _ Config, _ error) {
+	scheme, rest, _ := strings.Cut(raw, "://")
+	authority, tail := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, tail = rest[:i], rest[i:]
+	}
+	at := strings.LastIndexByte(authority, '@') + 1
+	var addresses []string
+	read := cfg
+	for host := range strings.SplitSeq(authority[at:], ",") {
+		dial, one, with, err := parseURL(scheme+"://"+authority[:at]+host+tail, cfg)
+		if err != nil {
+			return nil, one, cfg, err
+		}
+		dials, addresses, read = append(dials, dial), append(addresses, one), with
+	}
+	return dials, strings.Join(addresses, ","), read, nil
 }
 
 // parseURL splits raw into what amqp091 dials, the address for people, without password and query,
@@ -143,6 +180,8 @@ func (c *Config) read(query url.Values) error {
 		switch value := values[len(values)-1]; name {
 		case "exchange":
 			c.Exchange = value
+		case "queue_type":
+			c.QueueType = value
 		case "name":
 			c.Name = value
 		case "prefetch":

@@ -5,8 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 func TestURLParameters(t *testing.T) {
@@ -31,12 +33,70 @@ func TestURLParameters(t *testing.T) {
 	}
 }
 
+// A URL may name a cluster's hosts; they share the rest.
+func TestURLOfSeveralHosts(t *testing.T) {
+	t.Parallel()
+	dials, address, cfg, err := parseURLs("amqp://u,v:p,w@one,two:5673,three/shop?heartbeat=5&window=8", Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"amqp://u,v:p%2Cw@one/shop?heartbeat=5", "amqp://u,v:p%2Cw@two:5673/shop?heartbeat=5", "amqp://u,v:p%2Cw@three/shop?heartbeat=5",
+	}
+	for i := range dials {
+		dials[i] = strings.Replace(dials[i], "p,w@", "p%2Cw@", 1)
+	}
+	if diff := cmp.Diff(want, dials); diff != "" {
+		t.Errorf("dialled (-want +have):\n%s", diff)
+	}
+	if cfg.Window != 8 || strings.Contains(address, "p,w") || strings.Count(address, ",") < 2 {
+		t.Errorf("window %d, address %s", cfg.Window, address)
+	}
+}
+
+// With a host that is away the next one is taken; one that is away for good costs nothing more.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	url := strings.Replace(r.url, "@", "@127.0.0.1:1,", 1)
+	b := r.openAt(url, Config{})
+	queue := r.queue()
+	r.bind(b, queue, "account")
+	if err := b.Publish("account", message.NewMessage("1", []byte("x"))); err != nil {
+		t.Errorf("Publish through the second host: %v", err)
+	}
+	if _, err := Open(t.Context(), "amqp://u:secret@127.0.0.1:1,127.0.0.1:2/", Config{}); err == nil ||
+		!strings.Contains(err.Error(), "127.0.0.1:1") || !strings.Contains(err.Error(), "127.0.0.1:2") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("with no host there: have %v, want both named and no password", err)
+	}
+}
+
+// Quorum queues are declared as such, and deliver.
+func TestQuorumQueue(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b := r.open(Config{QueueType: "quorum"})
+	queue := r.queue()
+	r.bind(b, queue, "account")
+	if _, err := r.ch.QueueDeclare(queue, true, false, false, false, amqp.Table{"x-queue-type": "quorum"}); err != nil {
+		t.Errorf("the queue is of another type: %v", err)
+	}
+	if err := b.Publish("account", message.NewMessage("1", []byte("x"))); err != nil {
+		t.Fatal(err)
+	}
+	m := <-r.subscribe(b, queue)
+	if m.UUID != "1" {
+		t.Errorf("have message %s, want 1", m.UUID)
+	}
+	m.Ack()
+}
+
 func TestZeroConfig(t *testing.T) {
 	t.Parallel()
 	have := Config{}.withDefaults()
 	want := Config{
 		Exchange: "cqrs", Prefetch: 1001, Window: 2048, Name: "lockstep",
-		ConfirmTimeout: 10 * time.Second, DialTimeout: 10 * time.Second,
+		ConfirmTimeout: 10 * time.Second, DialTimeout: 10 * time.Second, QueueType: "classic",
 	}
 	if diff := cmp.Diff(want, have, cmpopts.IgnoreFields(Config{}, "TLS", "Logger")); diff != "" {
 		t.Errorf("defaults (-want +have):\n%s", diff)

@@ -17,9 +17,11 @@ const closeTimeout = 2 * time.Second
 
 // dialer is what is needed to connect.
 type dialer struct {
-	url, address string // address is for people: no password, no query
+	urls         []string // of a cluster's hosts
+	address      string   // for people: no password, no query
 	name         string
 	tls          *tls.Config
+	last         atomic.Int32  // index of the host that worked last
 	timeout      time.Duration // of connecting
 	writeTimeout time.Duration
 }
@@ -34,7 +36,26 @@ type conn struct {
 	blocked   atomic.Bool // RabbitMQ does not read from this connection for now
 }
 
+// dial tries each host once, first the one that worked last.
 func (d *dialer) dial(ctx context.Context) (*conn, error) {
+	first := int(d.last.Load())
+	var faults []error
+	for i := range d.urls {
+		n := (first + i) % len(d.urls)
+		c, err := d.dialHost(ctx, d.urls[n])
+		if err == nil {
+			d.last.Store(int32(n)) //nolint:gosec // an index of a few hosts
+			return c, nil
+		}
+		faults = append(faults, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, fmt.Errorf("connect to %s: %w", d.address, errors.Join(faults...))
+}
+
+func (d *dialer) dialHost(ctx context.Context, url string) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	properties := amqp.NewConnectionProperties()
@@ -42,7 +63,7 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 	c := &conn{}
 	var err error
 	var stop func() bool // ends the limit that ctx sets to the handshakes
-	c.Connection, err = amqp.DialConfig(d.url, amqp.Config{
+	c.Connection, err = amqp.DialConfig(url, amqp.Config{
 		Properties:      properties,
 		TLSClientConfig: d.tls.Clone(),
 		Dial: func(network, addr string) (net.Conn, error) {
@@ -63,7 +84,7 @@ func (d *dialer) dial(ctx context.Context) (*conn, error) {
 		if c.sock != nil {
 			c.cut()
 		}
-		return nil, fmt.Errorf("connect to %s: %w", d.address, err)
+		return nil, err
 	}
 	c.lost = c.NotifyClose(make(chan *amqp.Error, 1))
 	c.blockings = c.NotifyBlocked(make(chan amqp.Blocking, 8))

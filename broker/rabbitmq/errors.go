@@ -48,3 +48,8 @@ func isException(err error) bool {
 	var e *amqp.Error
 	return errors.As(err, &e) && e.Server
 }
+
+// configError is a fault of the URL or the Config; it is ErrURL.
+type configError struct{ error }
+
+func (e *configError) Unwrap() []error { return []error{ErrURL, e.error} }

@@ -25,8 +25,12 @@ type binding struct {
 	config wamqp.Config
 }
 
-func newTopology(exchange string) *topology {
-	return &topology{exchange: exchange, config: durableTopic()}
+func newTopology(exchange, queueType string) *topology {
+	config := durableTopic()
+	if queueType == queueQuorum {
+		config.Queue.Arguments = amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
+	}
+	return &topology{exchange: exchange, config: config}
 }
 
 // durableTopic is a durable topic exchange with durable queues and no arguments. Peers that declare the

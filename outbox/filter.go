@@ -48,6 +48,7 @@ func (ob *Outbox) Count(ctx context.Context, db *sql.DB, entity string, filter F
 // scan is an entity's rows that a filter selects.
 type scan struct {
 	*plan
+	ob        *Outbox
 	dialect   Dialect
 	condition string
 	args      []any
@@ -64,7 +65,7 @@ func (ob *Outbox) scan(ctx context.Context, q dialect.Querier, entity string, fi
 	if err != nil {
 		return nil, fmt.Errorf("outbox: entity %s: %w", entity, err)
 	}
-	return &scan{plan: p, dialect: ob.dialect, condition: c.SQL, args: c.Args}, nil
+	return &scan{plan: p, ob: ob, dialect: ob.dialect, condition: c.SQL, args: c.Args}, nil
 }
 
 func (s *scan) sql(from bool) dialect.ScanSQL {

@@ -109,10 +109,47 @@ func (s *scan) pk(value any) (json.RawMessage, error) {
 }
 
 func (s *scan) rows(ctx context.Context, db *sql.DB, from *string, yield func(Row) bool) (int, bool, error) {
+	if s.Serialize != nil {
+		return s.serialized(ctx, db, from, yield)
+	}
 	return s.each(ctx, db, s.sql(from != nil).Rows, from, func(rows *sql.Rows) (bool, error) {
 		row, err := s.row(rows)
 		return err == nil && yield(row), err
 	})
+}
+
+// serialized is rows for an entity whose data a function makes: it gets a page
+// at once, and a transaction.
+func (s *scan) serialized(ctx context.Context, db *sql.DB, from *string, yield func(Row) bool) (int, bool, error) {
+	var keys []string
+	n, _, err := s.versions(ctx, db, from, func(v Version) bool {
+		keys = append(keys, v.Key)
+		return true
+	})
+	if err != nil || n == 0 {
+		return n, true, err
+	}
+	sqlTx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, false, err
+	}
+	defer func() { _ = sqlTx.Rollback() }() // nothing was written
+	tx := s.ob.Wrap(sqlTx)
+	rows, err := tx.change(ctx, s.plan, s.syncing(), keys)
+	if err != nil {
+		return 0, false, err
+	}
+	made, err := tx.represent(ctx, s.plan, s.syncing(), rows)
+	if err != nil {
+		return 0, false, err
+	}
+	for i := range rows {
+		data := s.data(&rows[i], event.Sync, made[rows[i].key])
+		if !yield(Row{Key: rows[i].key, PK: rows[i].pk, Data: oneLine(data)}) {
+			return n, false, nil
+		}
+	}
+	return n, true, nil
 }
 
 func (s *scan) row(rows *sql.Rows) (Row, error) {

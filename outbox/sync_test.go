@@ -232,6 +232,40 @@ func (m master) checkSynced(t *testing.T) {
 	}
 }
 
+// What a function makes of a row is what a dump has and what a SYNC says.
+func TestRowsAndSyncSerialize(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.fill(t, 3)
+		calls := 0
+		ob := m.outbox(t, outbox.Entity{ID: "account", Table: "accounts", Serialize: func(ctx context.Context, tx *outbox.Tx, rows []outbox.Instance) (map[string]any, error) {
+			calls++
+			var all int
+			if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM accounts`).Scan(&all); err != nil {
+				return nil, err
+			}
+			made := map[string]any{}
+			for _, row := range rows {
+				made[row.Key] = map[string]any{"id": row.Key, "name": fmt.Sprintf("%s of %d", row.Key, all)}
+			}
+			return made, nil
+		}})
+		n := 0
+		for row, err := range ob.Rows(t.Context(), m.DB, "account", outbox.All, "") {
+			if n++; err != nil || !strings.HasPrefix(string(row.Data), fmt.Sprintf(`{"id":"%d","name":"%d of 3","cqrs_revision":1,"cqrs_updated":"`, n, n)) {
+				t.Fatalf("row %d is %s (%v)", n, row.Data, err)
+			}
+		}
+		if _, err := ob.Sync(t.Context(), m.DB, "account", `{"id": 2}`, ""); err != nil {
+			t.Fatal(err)
+		}
+		m.wantSent(t, sent{"account", "2", event.Sync, 1, "2 of 3"})
+		if n != 3 || calls != 2 {
+			t.Errorf("%d rows and %d calls of Serialize, want 3 and 2", n, calls)
+		}
+	})
+}
+
 // Rows and Versions page through more rows than fit a page, in key order.
 func TestRows(t *testing.T) {
 	t.Parallel()

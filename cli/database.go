@@ -33,7 +33,7 @@ type databaseURL struct {
 	name    string // fit to be shown; of an SQLite database its path
 }
 
-// parseDatabaseURL reads postgres://… and sqlite:///path. Its errors never hold
+// parseDatabaseURL reads postgres://…, mysql://… and sqlite:///path. Its errors never hold
 // more than the scheme, since a URL that cannot be read may have its password
 // anywhere.
 func parseDatabaseURL(raw string) (databaseURL, error) {
@@ -41,13 +41,15 @@ func parseDatabaseURL(raw string) (databaseURL, error) {
 	switch scheme {
 	case "postgres", "postgresql":
 		return parsePostgresURL(raw)
+	case "mysql":
+		return parseMySQLURL(raw)
 	case "sqlite":
 		return parseSQLiteURL(raw)
 	}
 	if scheme == raw || !strings.Contains(raw, "://") {
-		return databaseURL{}, errors.New("the URL has no scheme: use postgres://user:password@host/name or sqlite:///path")
+		return databaseURL{}, errors.New("the URL has no scheme: use postgres://user:password@host/name, mysql://user:password@host/name or sqlite:///path")
 	}
-	return databaseURL{}, fmt.Errorf("unknown scheme %q: use postgres:// or sqlite:///path", scheme)
+	return databaseURL{}, fmt.Errorf("unknown scheme %q: use postgres://, mysql:// or sqlite:///path", scheme)
 }
 
 func parsePostgresURL(raw string) (databaseURL, error) {
@@ -114,11 +116,7 @@ func createDatabase(ctx context.Context, raw string) (*database, error) {
 }
 
 func (u databaseURL) open(ctx context.Context) (*database, error) {
-	driver := "sqlite"
-	if u.dialect == migrations.Postgres {
-		driver = "postgres"
-	}
-	db, err := sql.Open(driver, u.dsn)
+	db, err := u.pool()
 	if err != nil {
 		return nil, misusef("database %s: %w", u.name, withoutURL(err))
 	}
@@ -129,6 +127,17 @@ func (u databaseURL) open(ctx context.Context) (*database, error) {
 		return nil, fmt.Errorf("database %s cannot be reached: %w", u.name, u.withRemedy(withoutURL(err)))
 	}
 	return &database{DB: db, databaseURL: u}, nil
+}
+
+// pool makes no contact yet.
+func (u databaseURL) pool() (*sql.DB, error) {
+	switch u.dialect {
+	case migrations.MySQL:
+		return mysqlPool(u.dsn)
+	case migrations.Postgres:
+		return sql.Open("postgres", u.dsn)
+	}
+	return sql.Open("sqlite", u.dsn)
 }
 
 // ping returns when ctx ends, which lib/pq does not while it waits for a server's

@@ -22,6 +22,9 @@ func openDemoDatabase(cmd *cobra.Command, raw, folder, side string) (*database, 
 		}
 		return db, err
 	}
+	if u, err := parseDatabaseURL(raw); err == nil && u.dialect == migrations.MySQL {
+		return nil, misusef("database %s: the demo runs on PostgreSQL or SQLite", u.name)
+	}
 	db, err := createDatabase(ctx, raw)
 	if err != nil {
 		return nil, err

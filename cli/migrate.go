@@ -162,7 +162,7 @@ func tableNames(cmd *cobra.Command, names []string) error {
 }
 
 func dialectFlag(cmd *cobra.Command, dialect *string) {
-	cmd.Flags().StringVar(dialect, "dialect", string(migrations.Postgres), "`database` whose SQL is printed: postgres or sqlite")
+	cmd.Flags().StringVar(dialect, "dialect", string(migrations.Postgres), "`database` whose SQL is printed: postgres, mysql or sqlite")
 }
 
 // withDatabase opens the database of the settings for fn.

@@ -47,7 +47,8 @@ func equal(t *testing.T, what string, want, have any) {
 func newDatabases(t *testing.T) map[string]string {
 	t.Helper()
 	_, postgres := testdb.Postgres(t)
-	return map[string]string{"postgres": postgres, "sqlite": "sqlite://" + filepath.ToSlash(t.TempDir()) + "/new.db"}
+	_, maria := testdb.MariaDB(t)
+	return map[string]string{"postgres": postgres, "mysql": testdb.MariaDBURL(t, maria), "sqlite": "sqlite://" + filepath.ToSlash(t.TempDir()) + "/new.db"}
 }
 
 var allNames = []string{"00001_master", "00002_replica"}

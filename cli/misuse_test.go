@@ -54,7 +54,11 @@ func TestMisuse(t *testing.T) {
 			`--log-level is "loud": use debug, info, warn or error`, `--log-format is "xml": use text or json`, "--drain is 0s: use 1ms or more",
 		}},
 
-		"database's scheme":           {"migrate up --database-url mysql://user:" + secret + "@host/name", []string{`--database-url: unknown scheme "mysql"`, "postgres://", "sqlite:///"}},
+		"database's scheme":           {"migrate up --database-url oracle://user:" + secret + "@host/name", []string{`--database-url: unknown scheme "oracle"`, "postgres://", "mysql://", "sqlite:///"}},
+		"MySQL without a name":        {"migrate up --database-url mysql://user:" + secret + "@host/", []string{"--database-url", "names no database", "mysql://"}},
+		"MySQL's parameter":           {"migrate up --database-url mysql://user:" + secret + "@host/name?sql_mode=x&loc=y", []string{"--database-url", "loc, sql_mode", "tls"}},
+		"MySQL's tls":                 {"migrate up --database-url mysql://user:" + secret + "@host/name?tls=maybe", []string{"--database-url", "tls", "skip-verify"}},
+		"hash in MySQL's password":    {"migrate up --database-url mysql://user:12#" + secret + "@host/name", []string{"--database-url: not a URL", "%23"}},
 		"database without a scheme":   {"migrate up --database-url user:" + secret + "@host/name", []string{"--database-url: the URL has no scheme", "postgres://"}},
 		"database as a DSN":           {"migrate up --database-url password=" + secret, []string{"--database-url: the URL has no scheme", "postgres://"}},
 		"percent in a password":       {"migrate up --database-url postgres://user:%" + secret + "@host/name", []string{"--database-url: not a URL", "%25"}},
@@ -85,8 +89,8 @@ func TestMisuse(t *testing.T) {
 		"run's duration without a unit": {"run --lease 10" + both, []string{"--lease", "10"}},
 		"consume's numbers":             {"consume --config x --batch-size -5 --drain 0s" + both, []string{"--batch-size is -5: use 1 or more", "--drain is 0s"}},
 		"demo's flags": {
-			"demo --for -1s --rate -3 --log-level loud --replica-url mysql://user:" + secret + "@host --database-url x --broker-url kafka://user:" + secret + "@host",
-			[]string{"--for is -1s", "--rate is -3", "--log-level", `--replica-url: unknown scheme "mysql"`, "--database-url: the URL has no scheme", `--broker-url: unknown scheme "kafka"`},
+			"demo --for -1s --rate -3 --log-level loud --replica-url oracle://user:" + secret + "@host --database-url x --broker-url kafka://user:" + secret + "@host",
+			[]string{"--for is -1s", "--rate is -3", "--log-level", `--replica-url: unknown scheme "oracle"`, "--database-url: the URL has no scheme", `--broker-url: unknown scheme "kafka"`},
 		},
 		"demo's argument": {"demo now", []string{"relay demo takes flags only"}},
 	}
@@ -121,14 +125,14 @@ func TestEnvironment(t *testing.T) {
 	if have := mustRelay(t, "migrate", "status"); !strings.Contains(have, "00001_master") {
 		t.Errorf("status: %s", have)
 	}
-	relay(t, "migrate", "up", "--database-url", "mysql://user:"+secret+"@h/n").expect(t, 2, `--database-url: unknown scheme "mysql"`)
+	relay(t, "migrate", "up", "--database-url", "oracle://user:"+secret+"@h/n").expect(t, 2, `--database-url: unknown scheme "oracle"`)
 	relay(t, "migrate", "up", "--database-url", "").expect(t, 2, "--database-url is missing")
 
-	t.Setenv("LOCKSTEP_DATABASE_URL", "mysql://user:"+secret+"@h/n")
+	t.Setenv("LOCKSTEP_DATABASE_URL", "oracle://user:"+secret+"@h/n")
 	t.Setenv("LOCKSTEP_BROKER_URL", "kafka://user:"+secret+"@h")
 	t.Setenv("LOCKSTEP_CONFIG", file)
-	relay(t, "migrate", "status").expect(t, 2, `LOCKSTEP_DATABASE_URL: unknown scheme "mysql"`)
-	relay(t, "run").expect(t, 2, `LOCKSTEP_DATABASE_URL: unknown scheme "mysql"`, `LOCKSTEP_BROKER_URL: unknown scheme "kafka"`)
+	relay(t, "migrate", "status").expect(t, 2, `LOCKSTEP_DATABASE_URL: unknown scheme "oracle"`)
+	relay(t, "run").expect(t, 2, `LOCKSTEP_DATABASE_URL: unknown scheme "oracle"`, `LOCKSTEP_BROKER_URL: unknown scheme "kafka"`)
 	relay(t, "migrate", "status", "--database-url", "sqlite://"+path).expect(t, 0) // nothing is wrong with what it uses
 
 	t.Setenv("LOCKSTEP_DATABASE_URL", noDatabase)

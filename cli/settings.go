@@ -44,7 +44,7 @@ const (
 )
 
 func (s *settings) databaseFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.databaseURL, flagDatabase, "", "`URL` of the database: postgres://… or sqlite:///path ($"+envDatabase+")")
+	cmd.Flags().StringVar(&s.databaseURL, flagDatabase, "", "`URL` of the database: postgres://…, mysql://… or sqlite:///path ($"+envDatabase+")")
 }
 
 func (s *settings) brokerFlag(cmd *cobra.Command) {

@@ -48,7 +48,7 @@ func TestConfigFaults(t *testing.T) {
 		"x": "one", "y": "one", "z": "", "cqrs_updated": "when",
 	}}), "CQRS ID \"a b\" contains white space", "Name is empty", "MaxRetries is -3; zero means 30, and there are NoRetries and RetryForever", "RetryDelay is -1ns",
 		`Columns maps both "x" and "y" to column one`, `Columns maps "z" to ""`, `Columns maps "cqrs_updated" to "when"`,
-		"Columns maps no field to the key column cqrs_revision", "Key is cqrs_revision")
+		"the columns map no field to the key column cqrs_revision", "Key is cqrs_revision")
 }
 
 func TestCheckFaults(t *testing.T) {

@@ -239,7 +239,7 @@ func (t *Table) validate(cqrsID string) error {
 	}
 	for i, key := range t.Keys {
 		if _, mapped := owner[key]; len(t.Columns) > 0 && !mapped {
-			fault("Columns maps no field to the key column %s", key)
+			fault("the columns map no field to the key column %s: name the field that brings it", key)
 		}
 		if isVersion(key) {
 			fault("Key is %s, which orders the events", key)

@@ -18,6 +18,8 @@ func TestConnectionsExhausted(t *testing.T) {
 	c := r.startConsumer(t)
 	w := r.startWriters(t)
 	r.progress(t)
+	r.lockReplica(t) // until it is terminated too, so that the consumer has something to apply then
+	r.awaitWaiting(t)
 	pauses := c.Stats().Pauses
 	release := server.exhaust(t)
 	r.logs.await(t, paused, 0)
@@ -40,7 +42,7 @@ WHERE usename = 'lockstep' AND application_name <> 'greedy'`
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeIt(t, db) })
+	t.Cleanup(func() { _ = db.Close() })
 	var taken []*sql.Conn
 	grab := func() (full bool) {
 		conn, err := db.Conn(t.Context())
@@ -63,7 +65,7 @@ WHERE usename = 'lockstep' AND application_name <> 'greedy'`
 	})
 	return func() {
 		for _, conn := range taken {
-			closeIt(t, conn)
+			_ = conn.Close()
 		}
 		db.SetMaxIdleConns(0)
 	}

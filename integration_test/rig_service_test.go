@@ -81,7 +81,7 @@ func (r *rig) pool(t *testing.T, shared *sql.DB, dsn string) *sql.DB {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeIt(t, db) })
+	t.Cleanup(func() { _ = db.Close() }) // some connections may have been terminated
 	return db
 }
 

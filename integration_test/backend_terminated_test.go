@@ -30,6 +30,6 @@ func TestBackendsTerminated(t *testing.T) {
 // terminate ends the services' connections to the server.
 func (r *rig) terminate(t *testing.T, db *sql.DB) {
 	t.Helper()
-	const backends = `SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1`
-	until(t, "a connection is terminated", func() bool { return number(t, db, backends, r.suffix) > 0 })
+	const backends = `SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE $1`
+	until(t, "a connection is terminated", func() bool { return number(t, db, backends, r.suffix+"%") > 0 })
 }

@@ -17,6 +17,10 @@ func TestBrokerThatStalls(t *testing.T) {
 		r.progress(t)
 		seen, accepted := r.logs.says(paused), relayWay.accepted.Load()
 		relayWay.stall()
+		until(t, "the relay sends messages", func() bool { return relayWay.held.Load() > 0 })
+		if n := number(t, r.master, inTransaction, r.suffix+"_relay"); n > 0 {
+			t.Errorf("the relay holds %d transactions open while it waits for the broker, want none", n)
+		}
 		r.logs.await(t, paused, seen)
 		until(t, "the relay tries two more connections", func() bool { return relayWay.accepted.Load() >= accepted+2 })
 		relayWay.flow()
@@ -31,3 +35,7 @@ func TestBrokerThatStalls(t *testing.T) {
 	spared(t, re, c)
 	t.Logf("%d messages were published twice", repeats(r.settled(t)))
 }
+
+// inTransaction counts a service's connections that hold a transaction open and do
+// nothing in it.
+const inTransaction = `SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND state LIKE 'idle in transaction%'`

@@ -17,7 +17,9 @@ import (
 type cluster struct {
 	server
 	port  int
-	data  string  // its folder
+	data  string // its folder
+	tools string // that of its programs
+	run   func(program string, args ...string) *exec.Cmd
 	admin *sql.DB // as the superuser, who has reserved connections
 }
 
@@ -28,7 +30,7 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 	t.Helper()
 	initdb := program(t, "initdb", "postgresql", "/usr/lib/postgresql/*/bin")
 	if path, err := filepath.EvalSymlinks(initdb); err == nil {
-		initdb = path // the server's program lies beside it
+		initdb = path // the other programs lie beside it
 	}
 	owner := postgresUser(t)
 	dir := scratch(t, owner)
@@ -43,7 +45,7 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 	if out, err := run(initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	c := &cluster{port: freePort(t), data: data}
+	c := &cluster{port: freePort(t), data: data, tools: filepath.Dir(initdb), run: run}
 	args := []string{
 		"-D", data, "-p", strconv.Itoa(c.port), "-k", dir, "-c", "listen_addresses=127.0.0.1",
 		"-c", "fsync=off", // the machine does not crash here
@@ -51,8 +53,7 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}
-	postgres := filepath.Join(filepath.Dir(initdb), "postgres")
-	c.server = server{name: "PostgreSQL", quit: syscall.SIGQUIT, command: func() *exec.Cmd { return run(postgres, args...) }}
+	c.server = server{name: "PostgreSQL", quit: syscall.SIGQUIT, command: func() *exec.Cmd { return run(c.program("postgres"), args...) }}
 	t.Cleanup(func() { c.end(t) })
 	var err error
 	if c.admin, err = sql.Open("postgres", c.dsn("postgres", "postgres")); err != nil {
@@ -85,6 +86,8 @@ func postgresUser(t *testing.T) *syscall.Credential {
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
+
+func (c *cluster) program(name string) string { return filepath.Join(c.tools, name) }
 
 func (c *cluster) dsn(role, database string) string {
 	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable&connect_timeout=5", role, loopback(c.port), database)

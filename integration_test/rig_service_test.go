@@ -72,12 +72,12 @@ func (s *inside) stop(t *testing.T) {
 
 // pool returns connections of a service's own, which [rig.named] tells from the
 // test's.
-func (r *rig) pool(t *testing.T, shared *sql.DB, dsn string) *sql.DB {
+func (r *rig) pool(t *testing.T, service string, shared *sql.DB, dsn string) *sql.DB {
 	t.Helper()
 	if r.dialect != outbox.Postgres {
 		return shared
 	}
-	db, err := sql.Open("postgres", r.named(dsn))
+	db, err := sql.Open("postgres", r.named(service, dsn))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,12 +85,13 @@ func (r *rig) pool(t *testing.T, shared *sql.DB, dsn string) *sql.DB {
 	return db
 }
 
-// named gives the connections of services an application_name, the rig's suffix.
-func (r *rig) named(dsn string) string {
+// named gives the connections of a service an application_name: the rig's suffix
+// and what it is.
+func (r *rig) named(service, dsn string) string {
 	if r.dialect != outbox.Postgres {
 		return dsn
 	}
-	return dsn + "&application_name=" + r.suffix
+	return dsn + "&application_name=" + r.suffix + "_" + service
 }
 
 // relayInside is a relay in this process.
@@ -108,7 +109,7 @@ func (r *rig) startRelay(t *testing.T, url ...string) *relayInside {
 	}
 	// The lease outlasts a machine that is slow for a while; nobody waits for its
 	// end, since relays that are stopped give it back.
-	re, err := relay.New(r.pool(t, r.master, r.masterDSN), b, relay.Config{Logger: r.log, LeaseTTL: relayLease})
+	re, err := relay.New(r.pool(t, "relay", r.master, r.masterDSN), b, relay.Config{Logger: r.log, LeaseTTL: relayLease})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +138,7 @@ func (r *rig) consume(t *testing.T, url string, cfg consumer.Config) *consumerIn
 		t.Fatal(err)
 	}
 	cfg.Queue, cfg.Logger = r.queue, r.log
-	c, err := consumer.New(r.pool(t, r.replica, r.replicaDSN), b, cfg)
+	c, err := consumer.New(r.pool(t, "consumer", r.replica, r.replicaDSN), b, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +214,7 @@ func (r *rig) startProcess(t *testing.T, database, brokerURL string, args ...str
 	}
 	p := &outside{name: fmt.Sprint("relay ", args[0])}
 	p.cmd = exec.CommandContext(t.Context(), program, args...)
-	p.cmd.Env = append(os.Environ(), "LOCKSTEP_DATABASE_URL="+r.named(database), "LOCKSTEP_BROKER_URL="+brokerURL)
+	p.cmd.Env = append(os.Environ(), "LOCKSTEP_DATABASE_URL="+r.named(args[0], database), "LOCKSTEP_BROKER_URL="+brokerURL)
 	p.cmd.Stderr = &p.logs
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -33,6 +33,20 @@ type typesDialect struct {
 	setup   []string // types of its own for extra
 	extra   []typed
 	text    string // SQL for a value's text, which tells all values apart
+	odd     bool   // sessions have other settings, which some forms on the wire follow
+}
+
+// oddSessions opens PostgreSQL with settings that are not the defaults.
+func oddSessions(t testing.TB) (*sql.DB, string) {
+	t.Helper()
+	_, dsn := testdb.Postgres(t)
+	dsn += "&timezone=Asia/Kolkata&intervalstyle=iso_8601"
+	db, err := sql.Open("postgres", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db, dsn
 }
 
 var typesDialects = []typesDialect{
@@ -106,8 +120,10 @@ func documentedValues(t *testing.T, d outbox.Dialect) (all []typed) {
 // of the same type as it says: in a new row and in one that is changed.
 func TestColumnTypes(t *testing.T) {
 	t.Parallel()
-	for _, d := range typesDialects {
-		t.Run(string(d.dialect), func(t *testing.T) {
+	odd := typesDialects[0]
+	odd.odd, odd.open = true, oddSessions
+	for _, d := range append(typesDialects, odd) {
+		t.Run(fmt.Sprintf("%s odd=%v", d.dialect, d.odd), func(t *testing.T) {
 			t.Parallel()
 			newTypesRig(t, d, append(documentedValues(t, d.dialect), d.extra...)).check(t)
 		})
@@ -225,7 +241,7 @@ func (r *typesRig) compare(t *testing.T, key int, where string) {
 		wire[string(name)] = string(value)
 	}
 	for i, v := range r.values {
-		if have := wire[fmt.Sprintf("v%d", i)]; have != v.wire {
+		if have := wire[fmt.Sprintf("v%d", i)]; have != v.wire && (!r.odd || !followsSession(v.columnType)) {
 			t.Errorf("%s: %s %.200s is sent as %.200s, want %.200s", where, v.columnType, v.value, have, v.wire)
 		}
 		want := r.textOf(t, r.master, key, i)
@@ -245,6 +261,12 @@ func (r *typesRig) compare(t *testing.T, key int, where string) {
 			t.Errorf("%s: %s %.200s: the replica holds %.200v, want %.200v", where, v.columnType, v.value, have, want)
 		}
 	}
+}
+
+// followsSession reports whether a type's form on the wire depends on settings of
+// the writing session.
+func followsSession(columnType string) bool {
+	return columnType == "interval" || columnType == "timestamptz[]" || columnType == "tstzrange"
 }
 
 // nullText is what NULL looks like.

@@ -236,7 +236,7 @@ func TestHandlerOutage(t *testing.T) {
 func TestHandlerNeverReturns(t *testing.T) {
 	t.Parallel()
 	var book logBook
-	release := make(chan struct{})
+	release, probe, probed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	defer close(release)
 	db := openDB(t, Postgres, authorLog)
 	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: 20 * time.Millisecond, DrainTimeout: 50 * time.Millisecond, Logger: book.logger()})
@@ -245,6 +245,9 @@ func TestHandlerNeverReturns(t *testing.T) {
 	}
 	if err := Handle(c, "author", func(ctx context.Context, tx Tx, ev Event[author]) error {
 		if ev.Key == "1" {
+			<-probe
+			_, err := tx.ExecContext(context.WithoutCancel(ctx), "SELECT 1")
+			probed <- err
 			<-release
 		}
 		return logAuthor(ctx, tx, ev)
@@ -257,6 +260,10 @@ func TestHandlerNeverReturns(t *testing.T) {
 	broker.deliver(authorEvent("SAVE", 1, 1, "stuck"), authorEvent("SAVE", 1, 2, "behind"), authorEvent("SAVE", 2, 1, "good"))
 	run.awaitAcked(t, 1)
 	eventually(t, "it is logged", func() bool { return strings.Contains(book.String(), "a handler goes on although its time is up") })
+	close(probe)
+	if err := <-probed; err == nil {
+		t.Error("the handler still has a transaction")
+	}
 	if err := run.stop(t); !errors.Is(err, ErrDrain) || !strings.Contains(err.Error(), "author/1") {
 		t.Errorf("Run: %v, want ErrDrain that names author/1", err)
 	}

@@ -1,6 +1,10 @@
 package consumer
 
-import "time"
+import (
+	"time"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
+)
 
 // Result says in one word what becomes of a message.
 type Result string
@@ -12,7 +16,10 @@ const (
 	Stale     Result = "stale"     // a later one is stored
 	Ignored   Result = "ignored"   // the configuration leaves it out
 	Retried   Result = "retried"   // it failed, and a copy will come again after Delay
-	Dead      Result = "dead"      // it goes to the dead letters, for Reason
+	// Parked: its row refers to one that has not arrived. Run holds it until that
+	// one has been applied, at most for Delay; HandleMessage sends a copy after it.
+	Parked Result = "parked"
+	Dead   Result = "dead" // it goes to the dead letters, for Reason
 )
 
 // Outcome says what becomes of a message, see [Consumer.Apply].
@@ -21,12 +28,12 @@ type Outcome struct {
 	// Gap: revisions between the stored one and this one were never seen.
 	// Downgrade: a SYNC lowered the revision.
 	Gap, Downgrade bool
-	// Delay is the time until a retried message comes again.
+	// Delay is the time until a retried or parked message comes again.
 	Delay time.Duration
 	// Reason is the word in a dead letter's header: "malformed", "incomplete",
 	// "signal", "unknown", "expired", "retries" or "permanent".
 	Reason string
-	// Err is why a message is retried or dead.
+	// Err is why a message is retried, parked or dead.
 	Err error
 }
 
@@ -36,7 +43,11 @@ func (in *incoming) afterFailure(err error, now time.Time) Outcome {
 	if f.reason != "" {
 		return Outcome{Result: Dead, Reason: f.reason, Err: err}
 	}
-	return Outcome{Result: Retried, Delay: f.delay, Err: err}
+	o := Outcome{Result: Retried, Delay: f.delay, Err: err}
+	if !in.handles() && dialect.IsMissingParent(err) {
+		o.Result = Parked
+	}
+	return o
 }
 
 // outcomeOf is the outcome of a handler's event that was not a failure.

@@ -47,7 +47,7 @@ func (c *Consumer) HandleMessage(msg *message.Message) error {
 }
 
 // Apply applies one message and says what is to become of it, which is left to
-// the caller: a message that is [Retried] or [Dead] was not applied, and no copy
+// the caller: a message that is [Retried], [Parked] or [Dead] was not applied, and no copy
 // of it was made. It waits while the database is away, for the transaction of
 // another message, or while the entity is paused.
 //
@@ -234,7 +234,7 @@ func (r *runner) settleOne(ctx context.Context, msg *message.Message, in *incomi
 		letter, topic := r.letter(msg, o.Reason, o.Err), event.DirectTopic(event.DeadLetterQueue(r.cfg.Queue), entity)
 		r.logDead(entity, o.Reason, o.Err)
 		sent = s.persist(func(context.Context) error { return r.broker.Publish(topic, letter) }) //nolint:contextcheck // the runner's work is ctx
-	case Retried:
+	case Retried, Parked:
 		r.logRetry(in, o.Delay, o.Err)
 		wait, publish := r.again(in, o.Delay)
 		sent = (wait == 0 || sleep(ctx, wait)) && s.persist(publish) //nolint:contextcheck // the runner's work is ctx

@@ -33,6 +33,11 @@ func deliveries(t *testing.T, open func(testing.TB) (*sql.DB, string), d consume
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = db.ExecContext(t.Context(), `CREATE TABLE card_ref (id bigint PRIMARY KEY, account bigint NOT NULL,
+		cqrs_revision bigint NOT NULL, cqrs_updated `+timeType+` NOT NULL, FOREIGN KEY (account) REFERENCES account_ref (id))`)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c, err := consumer.New(db, outboxtest.NoBroker{}, consumer.Config{Queue: "billing", Ignore: []string{"old"}})
 	if err != nil {
 		t.Fatal(err)
@@ -50,6 +55,7 @@ func deliveries(t *testing.T, open func(testing.TB) (*sql.DB, string), d consume
 	}
 	err = errors.Join(
 		c.Table("account", consumer.Table{Name: "account_ref", MaxRetries: 3}),
+		c.Table("card", consumer.Table{Name: "card_ref"}),
 		consumer.Handle(c, "author", fails, consumer.HandlerOptions{OnlyDirectSyncs: true}),
 	)
 	if err != nil {
@@ -66,6 +72,10 @@ func TestDeliver(t *testing.T) {
 		"postgres": func(t *testing.T) (*outboxtest.Delivery, *sql.DB) {
 			t.Helper()
 			return deliveries(t, testdb.Postgres, consumer.Postgres, "timestamptz")
+		},
+		"mariadb": func(t *testing.T) (*outboxtest.Delivery, *sql.DB) {
+			t.Helper()
+			return deliveries(t, testdb.MariaDB, consumer.MySQL, "datetime(6)")
 		},
 		"sqlite": func(t *testing.T) (*outboxtest.Delivery, *sql.DB) {
 			t.Helper()
@@ -91,6 +101,10 @@ func TestDeliver(t *testing.T) {
 			if o := d.Require(consumer.Retried, outboxtest.Event{Entity: "account", Key: "2", Revision: 1, Data: map[string]any{"id": 2, "name": "bad"}}); o.Delay != 2*time.Second || o.Err == nil {
 				t.Errorf("have %+v, want a delay of 2 s", o)
 			}
+			card := outboxtest.Event{Entity: "card", Key: "1", Revision: 1, Data: map[string]any{"id": 1, "account": 8}}
+			d.Require(consumer.Parked, card)
+			d.Require(consumer.Applied, outboxtest.Event{Entity: "account", Key: "8", Revision: 1, Data: map[string]any{"id": 8, "name": "x"}})
+			d.Require(consumer.Applied, card)
 			for _, tc := range []struct {
 				name   string
 				result consumer.Result

@@ -159,7 +159,8 @@ func set[T comparable](field *T, value T) {
 // Table is a replica table: rows that follow an entity's events without code.
 //
 // Besides the mapped columns it needs cqrs_revision and cqrs_updated, which
-// order the events of a row; [Consumer.Check] prints the lines that add them.
+// order the events of a row; [Consumer.Check] prints the lines that add them. Run
+// reads the columns' types when it starts: after one is altered, start it again.
 type Table struct {
 	// Name is the table's name, with or without a schema.
 	Name string

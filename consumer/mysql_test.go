@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -263,5 +264,34 @@ func TestMySQLTwoConsumersOfAQueue(t *testing.T) {
 	have := dump(t, r.db, "SELECT cqrs_revision, cqrs_updated, id, note, title FROM account_ref")
 	if diff := cmp.Diff(slices.Sorted(slices.Values(want)), have); diff != "" {
 		t.Errorf("the replica is not the master (-master +replica):\n%s", diff)
+	}
+}
+
+// TestMySQLLoader: a dump is loaded batch by batch, into an emptied table; what is
+// not there for this database is refused.
+func TestMySQLLoader(t *testing.T) {
+	t.Parallel()
+	r := accountRig(t, MySQL)
+	r.batch(t, save(1, 5, "one"), save(2, 1, "two"), remove(3, 7))
+	l, err := r.Loader(t.Context(), "account", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if n, err := l.Clear(t.Context()); n != 2 || err != nil {
+		t.Errorf("Clear: %d rows, %v, want 2", n, err)
+	}
+	row := func(key, revision int) json.RawMessage {
+		return json.RawMessage(fmt.Sprintf(`{"id":%d,"name":"loaded","note":null,%s}`, key, versionJSON(int64(revision), at(revision))))
+	}
+	loaded, err := l.Save(t.Context(), []json.RawMessage{row(1, 4), row(3, 6), json.RawMessage(`{"id":4}`)})
+	if err != nil || loaded.Applied != 1 || loaded.Skipped != 1 || len(loaded.Failed) != 1 {
+		t.Errorf("Save: %+v, %v, want one applied, one skipped for its tombstone, one failed", loaded, err)
+	}
+	if diff := cmp.Diff([]string{"cqrs_revision=4 id=1 title=loaded"}, dump(t, r.db, "SELECT cqrs_revision, id, title FROM account_ref")); diff != "" {
+		t.Errorf("rows (-want +have):\n%s", diff)
+	}
+	if _, err := r.Reader(t.Context(), "account"); err == nil || !strings.Contains(err.Error(), "a replica on mysql cannot be read back") {
+		t.Errorf("Reader: %v", err)
 	}
 }

@@ -47,6 +47,9 @@ func (c *Consumer) Reader(ctx context.Context, cqrsID string) (*Reader, error) {
 	if to == nil {
 		return nil, fmt.Errorf("%w %q: declare the table that follows it", ErrUnknownEntity, cqrsID)
 	}
+	if c.dialect == dialect.MySQL {
+		return nil, fmt.Errorf("consumer: a replica on %s cannot be read back for comparisons", c.dialect)
+	}
 	return &Reader{c: c, to: to, sql: c.dialect.ReplicaScan(to.Table, to.keyColumns(), to.Columns, to.wire[slotColumn:])}, nil
 }
 

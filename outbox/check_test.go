@@ -30,7 +30,7 @@ func TestConfigFaultsComeTogether(t *testing.T) {
 		{ID: "author", Fields: []string{"name", "name", "", "cqrs_revision"}, TTL: time.Millisecond},
 	}})
 	for _, part := range []string{
-		`Dialect is "oracle": use one of postgres, mysql, sqlite`, "white space", "account is declared twice", "entity author: no Table",
+		`Dialect is "oracle": use one of postgres, sqlite`, "white space", "account is declared twice", "entity author: no Table",
 		`"name" is named twice`, "empty name in Fields", `"cqrs_revision" is always sent`, `key "id" is not in Fields`, "TTL is 1ms: use whole seconds",
 	} {
 		if err == nil || !strings.Contains(err.Error(), part) {
@@ -110,4 +110,14 @@ func TestNotMigrated(t *testing.T) {
 		db, _ := testdb.SQLite(t)
 		check(t, db, outbox.SQLite)
 	})
+}
+
+// A database that this package does not write for is refused, not spoken to in
+// another one's SQL.
+func TestNewRefusesMySQL(t *testing.T) {
+	t.Parallel()
+	_, err := outbox.New(outbox.Config{Dialect: "mysql", Entities: []outbox.Entity{{ID: "account", Table: "accounts"}}})
+	if err == nil || !strings.Contains(err.Error(), `Config.Dialect is "mysql", whose outbox can be relayed but not written`) {
+		t.Errorf("New: %v, want it to refuse MySQL", err)
+	}
 }

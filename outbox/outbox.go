@@ -122,8 +122,13 @@ func New(cfg Config) (*Outbox, error) {
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("outbox: "+format, args...))
 	}
-	if !cfg.Dialect.Valid() {
-		fault("Config.Dialect is %q: use one of %s", cfg.Dialect, dialect.Known)
+	switch cfg.Dialect {
+	case Postgres, SQLite:
+	case dialect.MySQL:
+		fault("Config.Dialect is %q, whose outbox can be relayed but not written by this package: insert into its table, "+
+			"which is a public contract", cfg.Dialect)
+	default:
+		fault("Config.Dialect is %q: use one of %s, %s", cfg.Dialect, Postgres, SQLite)
 	}
 	if len(cfg.Entities) == 0 {
 		fault("Config.Entities is empty: name at least one entity")

@@ -13,7 +13,15 @@ type Step struct {
 // with no consumer beside them.
 func (n Name) ReplicaClear(table string) []Step {
 	clear := Step{SQL: "DELETE FROM " + n.Quote(table), Counts: true}
-	if n == Postgres {
+	switch n {
+	case MySQL:
+		name := n.QuoteText(table)
+		return []Step{
+			{SQL: "INSERT IGNORE INTO replica_locks (replica) VALUES (" + name + ")"},
+			{SQL: "SELECT 1 FROM replica_locks WHERE replica = " + name + " FOR UPDATE"},
+			clear,
+		}
+	case Postgres:
 		return []Step{{SQL: ReplicaBegin([]string{table}, func(string) bool { return true })}, clear}
 	}
 	return []Step{clear}

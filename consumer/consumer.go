@@ -12,6 +12,16 @@
 //	…
 //	err = c.Run(ctx)
 //
+// A handler is called with each event, in the transaction that notes it as seen:
+//
+//	err = consumer.Handle(c, "author", func(ctx context.Context, tx consumer.Tx, ev consumer.Event[Author]) error {
+//		_, err := tx.ExecContext(ctx, `…`, ev.Key, ev.Data.Name)
+//		return err
+//	})
+//
+// See [Handle] for what it may rely on, [HandleNoDB] for effects outside of the
+// database, and [Consumer.HandleMessage] for Watermill's router.
+//
 // # What is promised
 //
 // The newest state wins: a late, repeated or reordered message never overwrites
@@ -25,6 +35,10 @@
 // nothing, and ends in the dead-letter queue when it keeps failing. What cannot
 // be understood at all goes there at once, byte for byte, with the reason in its
 // headers. No body can stop the consumer.
+//
+// Handlers keep to the same rules. Events of one key come to them one at a time
+// and in order. What a handler does in its transaction is done once for each
+// event, what it does elsewhere at least once.
 //
 // When the database or the broker is away, the consumer waits. That costs no
 // message an attempt.

@@ -31,6 +31,11 @@ import (
 // Retry and PoisonQueue; to leave that to them, mount a function that calls
 // [Consumer.Apply] and returns [Outcome.Err].
 //
+// Over watermill-amqp's subscriber, set its configuration's Marshaler to
+// rabbitmq.Marshaler: its own refuses what RabbitMQ has delayed. Without headers
+// for the routing key, a SYNC from django-cqrs that is meant for this queue alone
+// cannot be told there from one for all; see OnlyDirectSyncs.
+//
 // The queue must be bound: call [Consumer.Bind] first, with a broker that has
 // bindings. Call Check before, too; and Close at the end.
 func (c *Consumer) HandleMessage(msg *message.Message) error {

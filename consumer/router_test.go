@@ -244,9 +244,7 @@ func TestHandleMessageInARouter(t *testing.T) {
 			if n := m.number(t, "SELECT count(*) FROM writer_log WHERE name = 'twice' AND attempt = 2"); n != 1 {
 				t.Error("the second attempt left no trace")
 			}
-			if s := m.Stats(); s.Retried != 3 || s.Dead != 5 {
-				t.Errorf("have %+v, want 3 retried and 5 dead", s)
-			}
+			soon(t, "3 retried and 5 dead are counted", func() bool { s := m.Stats(); return s.Retried == 3 && s.Dead == 5 })
 		})
 	}
 }

@@ -4,17 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
-	wamqp "github.com/ThreeDotsLabs/watermill-amqp/v3/pkg/amqp"
-	wsql "github.com/ThreeDotsLabs/watermill-sql/v4/pkg/sql"
-	"github.com/ThreeDotsLabs/watermill/components/forwarder"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	_ "github.com/lib/pq"
@@ -22,7 +16,6 @@ import (
 
 	"github.com/lockstep-go/lockstep/broker/rabbitmq"
 	"github.com/lockstep-go/lockstep/event"
-	"github.com/lockstep-go/lockstep/migrations"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -61,12 +54,20 @@ func bothWays(ctx context.Context, messages, referenceMessages int, reference fu
 		return 0, 0, err
 	}
 	defer r.close()
+	return byTurns(
+		func() (float64, error) { return relayRate(ctx, r, messages) },
+		func() (float64, error) { return reference(ctx, r, referenceMessages) },
+	)
+}
+
+// byTurns measures both in random order.
+func byTurns(us, them func() (float64, error)) (ours, ref float64, err error) {
 	first := rand.N(2) == 0
-	for _, us := range []bool{first, !first} {
-		if us {
-			ours, err = relayRate(ctx, r, messages)
+	for _, turn := range []bool{first, !first} {
+		if turn {
+			ours, err = us()
 		} else {
-			ref, err = reference(ctx, r, referenceMessages)
+			ref, err = them()
 		}
 		if err != nil {
 			return 0, 0, err
@@ -75,89 +76,16 @@ func bothWays(ctx context.Context, messages, referenceMessages int, reference fu
 	return ours, ref, nil
 }
 
-// rig is a schema and a queue of a round's own.
-type rig struct {
-	admin    *sql.DB
-	db       *sql.DB
-	name     string
-	amqpURL  string
-	conn     *amqp.Connection
-	channel  *amqp.Channel
-	exchange string
-	queue    string
-}
-
-func newRig(ctx context.Context) (*rig, error) {
-	r := &rig{name: "bench_" + strings.ReplaceAll(uuid.NewString()[:8], "-", "")}
-	postgres := env("LOCKSTEP_TEST_POSTGRES_URL", "postgres://lockstep:lockstep@127.0.0.1:5432/lockstep?sslmode=disable")
-	r.amqpURL = env("LOCKSTEP_TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672/")
-	r.exchange, r.queue = r.name, r.name
-	var err error
-	if r.admin, err = sql.Open("postgres", postgres); err != nil {
-		return nil, err
-	}
-	if _, err := r.admin.ExecContext(ctx, "CREATE SCHEMA "+r.name); err != nil {
-		return nil, fmt.Errorf("run `scripts/services up` first: %w", err)
-	}
-	if r.db, err = sql.Open("postgres", postgres+"&search_path="+r.name); err != nil {
-		return nil, err
-	}
-	if _, err := migrations.Up(ctx, r.db, migrations.Postgres); err != nil {
-		return nil, err
-	}
-	if r.conn, err = amqp.Dial(r.amqpURL); err != nil {
-		return nil, fmt.Errorf("run `scripts/services up` first: %w", err)
-	}
-	if r.channel, err = r.conn.Channel(); err != nil {
-		return nil, err
-	}
-	return r, r.declare()
-}
-
-func (r *rig) declare() error {
-	if err := r.channel.ExchangeDeclare(r.exchange, "topic", true, false, false, false, nil); err != nil {
-		return err
-	}
-	if _, err := r.channel.QueueDeclare(r.queue, true, false, false, false, nil); err != nil {
-		return err
-	}
-	return r.channel.QueueBind(r.queue, "account", r.exchange, false, nil)
-}
-
-func (r *rig) close() {
-	_, _ = r.channel.QueueDelete(r.queue, false, false, false)
-	_ = r.channel.ExchangeDelete(r.exchange, false, false)
-	_ = r.conn.Close()
-	_ = r.db.Close()
-	_, _ = r.admin.Exec("DROP SCHEMA " + r.name + " CASCADE")
-	_ = r.admin.Close()
-}
-
-// received waits until the queue holds n messages and empties it.
-func (r *rig) received(ctx context.Context, n int) error {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		q, err := r.channel.QueueDeclarePassive(r.queue, true, false, false, false, nil)
-		if err != nil {
-			return err
-		}
-		if q.Messages >= n {
-			_, err := r.channel.QueuePurge(r.queue, false)
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%d of %d messages arrived: %w", q.Messages, n, ctx.Err())
-		case <-tick.C:
-		}
-	}
+// fill puts n messages into the outbox.
+func (r *rig) fill(ctx context.Context, n int) error {
+	_, err := r.db.ExecContext(ctx, `INSERT INTO outbox (topic, key, payload, metadata)
+		SELECT 'account', i::text, $1, jsonb_build_object('lockstep-event-id', gen_random_uuid()) FROM generate_series(1, $2) i`, payload(), n)
+	return err
 }
 
 // relayRate measures our relay from a full outbox to an empty one.
 func relayRate(ctx context.Context, r *rig, n int) (float64, error) {
-	if _, err := r.db.ExecContext(ctx, `INSERT INTO outbox (topic, key, payload, metadata)
-		SELECT 'account', i::text, $1, jsonb_build_object('lockstep-event-id', gen_random_uuid()) FROM generate_series(1, $2) i`, payload(), n); err != nil {
+	if err := r.fill(ctx, n); err != nil {
 		return 0, err
 	}
 	broker, err := rabbitmq.Open(ctx, r.amqpURL, rabbitmq.Config{Exchange: r.exchange})
@@ -165,7 +93,16 @@ func relayRate(ctx context.Context, r *rig, n int) (float64, error) {
 		return 0, err
 	}
 	defer func() { _ = broker.Close() }()
-	forward, err := relay.New(r.db, broker, relay.Config{})
+	took, err := empty(ctx, r.db, broker, n)
+	if err != nil {
+		return 0, err
+	}
+	return float64(n) / took.Seconds(), r.received(ctx, n)
+}
+
+// empty runs a relay until it has published n messages.
+func empty(ctx context.Context, db *sql.DB, broker message.Publisher, n int) (time.Duration, error) {
+	forward, err := relay.New(db, broker, relay.Config{})
 	if err != nil {
 		return 0, err
 	}
@@ -173,73 +110,25 @@ func relayRate(ctx context.Context, r *rig, n int) (float64, error) {
 	ended := make(chan error, 1)
 	began := time.Now()
 	go func() { ended <- forward.Run(running) }()
+	// Published is confirmed and deleted; asking the table would slow both down.
+	err = until(ctx, func() bool { return forward.Stats().Published >= int64(n) })
+	took := time.Since(began)
+	stop()
+	return took, errors.Join(err, <-ended)
+}
+
+// until looks every millisecond.
+func until(ctx context.Context, done func() bool) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for forward.Stats().Published < int64(n) { // confirmed and deleted; asking the table would slow both down
+	for !done() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			stop()
-			return 0, errors.Join(context.Cause(ctx), <-ended)
+			return context.Cause(ctx)
 		}
 	}
-	took := time.Since(began)
-	stop()
-	if err := <-ended; err != nil {
-		return 0, err
-	}
-	return float64(n) / took.Seconds(), r.received(ctx, n)
-}
-
-// forwarderRate measures Watermill's forwarder from a full table to a full queue.
-func forwarderRate(ctx context.Context, r *rig, n int) (float64, error) {
-	log := watermill.NopLogger{}
-	topic := "forward" + uuid.NewString()[:8]
-	schema := wsql.DefaultPostgreSQLSchema{}
-	into, err := wsql.NewPublisher(wsql.BeginnerFromStdSQL(r.db), wsql.PublisherConfig{SchemaAdapter: schema, AutoInitializeSchema: true}, log)
-	if err != nil {
-		return 0, err
-	}
-	enveloped := forwarder.NewPublisher(into, forwarder.PublisherConfig{ForwarderTopic: topic})
-	for sent := 0; sent < n; {
-		batch := make([]*message.Message, 0, 500)
-		for ; sent < n && len(batch) < 500; sent++ {
-			batch = append(batch, message.NewMessage(uuid.NewString(), payload()))
-		}
-		if err := enveloped.Publish("account", batch...); err != nil {
-			return 0, err
-		}
-	}
-	from, err := wsql.NewSubscriber(wsql.BeginnerFromStdSQL(r.db), wsql.SubscriberConfig{
-		SchemaAdapter: schema, OffsetsAdapter: wsql.DefaultPostgreSQLOffsetsAdapter{}, InitializeSchema: true, PollInterval: 10 * time.Millisecond,
-	}, log)
-	if err != nil {
-		return 0, err
-	}
-	cfg := wamqp.NewDurableTopicConfig(r.amqpURL, r.exchange, r.queue)
-	cfg.Publish.GenerateRoutingKey = func(topic string) string { return topic }
-	cfg.Exchange.Durable = true // its "durable" topology has an exchange that is not
-	cfg.Publish.ConfirmDelivery = true
-	to, err := wamqp.NewPublisher(cfg, log)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = to.Close() }()
-	f, err := forwarder.NewForwarder(from, to, log, forwarder.Config{ForwarderTopic: topic})
-	if err != nil {
-		return 0, err
-	}
-	ended := make(chan error, 1)
-	began := time.Now()
-	go func() { ended <- f.Run(ctx) }()
-	if err := r.received(ctx, n); err != nil {
-		return 0, err
-	}
-	took := time.Since(began)
-	if err := f.Close(); err != nil {
-		return 0, err
-	}
-	return float64(n) / took.Seconds(), <-ended
+	return nil
 }
 
 // rawRate measures publishing with confirms and 500 messages under way, without
@@ -289,11 +178,4 @@ func publishRaw(ctx context.Context, conn *amqp.Connection, r *rig, n int, heade
 		confirmed++
 	}
 	return time.Since(began), nil
-}
-
-func env(name, otherwise string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return otherwise
 }

@@ -1,10 +1,11 @@
-// Command master is a service that owns accounts: it writes an account and the
-// event about it in one transaction.
+// Command master is a service that owns accounts and payments: it writes both,
+// and the events about them, in one transaction.
 package main
 
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log"
 	"os"
 
@@ -27,10 +28,10 @@ func run(ctx context.Context, url string) error {
 	defer func() { _ = db.Close() }()
 
 	// tour: write
-	ob, err := outbox.New(outbox.Config{
-		Dialect:  outbox.Postgres,
-		Entities: []outbox.Entity{{ID: "account", Table: "accounts", Fields: []string{"id", "name", "balance"}}},
-	})
+	ob, err := outbox.New(outbox.Config{Dialect: outbox.Postgres, Entities: []outbox.Entity{
+		{ID: "account", Table: "accounts", Fields: []string{"id", "name", "balance"}},
+		{ID: "payment", Table: "payments"}, // every column
+	}})
 	if err != nil {
 		return err
 	}
@@ -40,10 +41,15 @@ func run(ctx context.Context, url string) error {
 	return ob.InTx(ctx, db, func(ctx context.Context, tx *outbox.Tx) error {
 		if _, err := tx.ExecContext(ctx, `
 			INSERT INTO accounts (id, name, balance) VALUES ($1, $2, $3)
-			ON CONFLICT (id) DO UPDATE SET balance = accounts.balance + 10`, 42, "Ada", 100); err != nil {
+			ON CONFLICT (id) DO UPDATE SET balance = accounts.balance + excluded.balance`, 42, "Ada", 10); err != nil {
 			return err
 		}
-		return tx.Saved("account", 42)
+		var payment int64
+		if err := tx.QueryRowContext(ctx, `
+			INSERT INTO payments (account, amount) VALUES ($1, $2) RETURNING id`, 42, 10).Scan(&payment); err != nil {
+			return err
+		}
+		return errors.Join(tx.Saved("account", 42), tx.Saved("payment", payment))
 	})
 	// end
 }

@@ -1,5 +1,5 @@
 // Command replica is a service that keeps a copy of the accounts under other
-// column names.
+// column names, and adds the payments up.
 package main
 
 import (
@@ -16,6 +16,12 @@ import (
 	"github.com/lockstep-go/lockstep/broker/rabbitmq"
 	"github.com/lockstep-go/lockstep/consumer"
 )
+
+// payment is what this service wants to know of one.
+type payment struct {
+	Account int64 `json:"account"`
+	Amount  int64 `json:"amount"`
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -45,6 +51,18 @@ func run(ctx context.Context, databaseURL, brokerURL string) error {
 	err = c.Table("account", consumer.Table{
 		Name:    "account_ref",
 		Columns: map[string]string{"id": "id", "name": "title"}, // wire field: column; the rest is ignored
+	})
+	if err != nil {
+		return err
+	}
+	err = consumer.Handle(c, "payment", func(ctx context.Context, tx consumer.Tx, ev consumer.Event[payment]) error {
+		if ev.Kind != consumer.Create {
+			return nil
+		}
+		_, err := tx.ExecContext(ctx, `
+			INSERT INTO turnover (account, total) VALUES ($1, $2)
+			ON CONFLICT (account) DO UPDATE SET total = turnover.total + excluded.total`, ev.Data.Account, ev.Data.Amount)
+		return err
 	})
 	if err != nil {
 		return err

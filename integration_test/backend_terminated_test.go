@@ -24,6 +24,7 @@ func TestBackendsTerminated(t *testing.T) {
 	w.stop()
 	r.caughtUp(t)
 	spared(t, re, c)
+	missedNone(t, c)
 	t.Logf("%d messages were published twice", repeats(r.settled(t)))
 }
 

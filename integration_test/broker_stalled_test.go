@@ -14,7 +14,7 @@ func TestBrokerThatStalls(t *testing.T) {
 	c := r.startConsumer(t, consumerWay.url)
 	w := r.startWriters(t)
 	for range 2 {
-		r.progress(t)
+		re.publishes(t)
 		seen, accepted := r.logs.says(paused), relayWay.accepted.Load()
 		relayWay.stall()
 		until(t, "the relay sends messages", func() bool { return relayWay.held.Load() > 0 })
@@ -24,7 +24,7 @@ func TestBrokerThatStalls(t *testing.T) {
 		r.logs.await(t, paused, seen)
 		until(t, "the relay tries two more connections", func() bool { return relayWay.accepted.Load() >= accepted+2 })
 		relayWay.flow()
-		r.progress(t)
+		re.publishes(t)
 		consumerWay.stall()
 		until(t, "the consumer acknowledges messages", func() bool { return consumerWay.held.Load() > 20 })
 		r.progress(t)

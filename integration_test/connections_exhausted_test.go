@@ -18,18 +18,20 @@ func TestConnectionsExhausted(t *testing.T) {
 	c := r.startConsumer(t)
 	w := r.startWriters(t)
 	r.progress(t)
-	r.lockReplica(t) // until it is terminated too, so that the consumer has something to apply then
+	unlock := lockReplica(t, server.openAs(t, "postgres", "replica")) // so that the consumer has something to apply then
 	r.awaitWaiting(t)
 	pauses := c.Stats().Pauses
 	release := server.exhaust(t)
 	r.logs.await(t, paused, 0)
 	until(t, "the consumer pauses", func() bool { return c.Stats().Pauses > pauses })
+	unlock()
 	release()
 	r.progress(t)
 	w.stop()
 	r.reconnect()
 	r.caughtUp(t)
 	spared(t, re, c)
+	missedNone(t, c)
 	t.Logf("%d messages were published twice", repeats(r.settled(t)))
 }
 

@@ -27,6 +27,7 @@ func TestPostgresRestartedFastAndImmediate(t *testing.T) {
 	r.reconnect()
 	r.caughtUp(t)
 	spared(t, re, c)
+	missedNone(t, c)
 	t.Logf("%d messages were published twice", repeats(r.settled(t)))
 }
 

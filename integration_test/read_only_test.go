@@ -17,6 +17,7 @@ func TestDatabaseThatOnlyReads(t *testing.T) {
 		r.progress(t)
 		r.lockReplica(t) // until the server goes, so that the consumer has something to apply then
 		r.awaitWaiting(t)
+		r.progress(t)
 		deletes, applies := server.logs.says(noDelete), server.logs.says(noApply)
 		server.demote(t)
 		server.logs.await(t, noDelete, deletes)
@@ -28,6 +29,7 @@ func TestDatabaseThatOnlyReads(t *testing.T) {
 	r.reconnect()
 	r.caughtUp(t)
 	spared(t, re, c)
+	missedNone(t, c)
 	t.Logf("%d messages were published twice", repeats(r.settled(t)))
 }
 

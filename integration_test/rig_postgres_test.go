@@ -55,11 +55,7 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 	}
 	c.server = server{name: "PostgreSQL", quit: syscall.SIGQUIT, command: func() *exec.Cmd { return run(c.program("postgres"), args...) }}
 	t.Cleanup(func() { c.end(t) })
-	var err error
-	if c.admin, err = sql.Open("postgres", c.dsn("postgres", "postgres")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.admin.Close() })
+	c.admin = c.openAs(t, "postgres", "postgres")
 	c.ready = func() error { return c.admin.PingContext(t.Context()) }
 	c.start(t)
 	execute(t, c.admin, "CREATE ROLE lockstep LOGIN")
@@ -96,13 +92,17 @@ func (c *cluster) dsn(role, database string) string {
 // open returns a pool on one of the cluster's databases.
 func (c *cluster) open(t *testing.T, database string) (db *sql.DB, dsn string) {
 	t.Helper()
-	dsn = c.dsn("lockstep", database)
-	db, err := sql.Open("postgres", dsn)
+	return c.openAs(t, "lockstep", database), c.dsn("lockstep", database)
+}
+
+func (c *cluster) openAs(t *testing.T, role, database string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("postgres", c.dsn(role, database))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() }) // some connections may have been terminated
-	return db, dsn
+	return db
 }
 
 // restart is what `pg_ctl restart -m fast` does with SIGINT, and `-m immediate`

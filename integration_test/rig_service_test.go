@@ -156,7 +156,12 @@ func (r *rig) consume(t *testing.T, url string, cfg consumer.Config) *consumerIn
 // lockReplica makes every transaction of a consumer wait until unlock is called.
 func (r *rig) lockReplica(t *testing.T) (unlock func()) {
 	t.Helper()
-	lock, err := r.replica.BeginTx(t.Context(), nil)
+	return lockReplica(t, r.replica)
+}
+
+func lockReplica(t *testing.T, db *sql.DB) (unlock func()) {
+	t.Helper()
+	lock, err := db.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

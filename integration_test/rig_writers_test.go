@@ -110,6 +110,14 @@ func (r *rig) writeAtRandom(ctx context.Context, rng *rand.Rand, name string) (w
 	return len(keys), err
 }
 
+// publishes waits until a relay has published a hundred messages more, which ends
+// a pause.
+func (re *relayInside) publishes(t *testing.T) {
+	t.Helper()
+	goal := re.Stats().Published + 100
+	until(t, "the relay publishes messages", func() bool { return re.Stats().Published >= goal })
+}
+
 // progress waits until the tap has a hundred messages more.
 func (r *rig) progress(t *testing.T) {
 	t.Helper()
@@ -134,6 +142,15 @@ func (r *rig) lastWord(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// missedNone checks that the consumer met every revision, also of accounts that
+// have newer ones by now. It can tell where the wire had them in order.
+func missedNone(t *testing.T, c *consumerInside) {
+	t.Helper()
+	if n := c.Stats().Gaps; n > 0 {
+		t.Errorf("the consumer missed %d revisions, want none", n)
+	}
 }
 
 // spared checks that an outage cost no attempts and no messages.

@@ -222,8 +222,11 @@ func (s *session) rollback(ctx context.Context) {
 // executeAndCommit runs a statement with text parameters and commits.
 func (s *session) executeAndCommit(ctx context.Context, text string, args ...string) error {
 	known := s.prepared.find(text)
-	if known == nil {
-		known = &statement{}
+	if known == nil { // there is no room for it
+		if _, err := s.conn.ExecContext(ctx, text, anys(args)...); err != nil {
+			return err
+		}
+		return s.commit(ctx)
 	}
 	if known.name == "" {
 		name := s.name()

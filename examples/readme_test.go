@@ -1,43 +1,54 @@
-// Package examples holds two services to copy from. The README shows parts of them.
+// Package examples holds two services to copy from. The documentation shows parts of them.
 package examples
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// The README's Go is what the examples really do.
-func TestReadmeShowsTheExamples(t *testing.T) {
+// <!-- examples/FILE: PART --> stands before what the page shows of a file.
+var shown = regexp.MustCompile("(?s)<!-- examples/(\\S+): (\\w+) -->\n```go\n(.*?)```")
+
+// The Go of the documentation is what the examples really do.
+func TestDocumentationShowsTheExamples(t *testing.T) {
 	t.Parallel()
-	readme := read(t, "../README.md")
-	for _, file := range []string{"master/main.go", "replica/main.go"} {
-		_, shown, found := strings.Cut(readme, "<!-- examples/"+file+" -->\n```go\n")
-		if !found {
-			t.Errorf("the README does not show examples/%s", file)
-			continue
+	for page, parts := range map[string][]string{
+		"../README.md": {"master/main.go: write", "replica/main.go: apply"},
+		"../docs/migrating-from-django-cqrs.md": {
+			"django/django.go: replica", "django/django.go: master", "django/django.go: save", "django/django.go: names",
+		},
+	} {
+		var have []string
+		for _, m := range shown.FindAllStringSubmatch(read(t, page), -1) {
+			file, part, text := m[1], m[2], m[3]
+			have = append(have, file+": "+part)
+			if diff := cmp.Diff(marked(t, file, part), text); diff != "" {
+				t.Errorf("%s: examples/%s: %s (-file +page):\n%s", page, file, part, diff)
+			}
 		}
-		shown, _, _ = strings.Cut(shown, "```")
-		if diff := cmp.Diff(tour(t, file), shown); diff != "" {
-			t.Errorf("examples/%s (-file +README):\n%s", file, diff)
+		if diff := cmp.Diff(parts, have); diff != "" {
+			t.Errorf("%s: parts of examples (-want +shown):\n%s", page, diff)
 		}
 	}
 }
 
-// tour returns the marked part of a file, one tab less indented.
-func tour(t *testing.T, file string) string {
+// marked returns what stands in a file between "// tour: PART" and "// end", less
+// indented by what stands before these.
+func marked(t *testing.T, file, part string) string {
 	t.Helper()
-	_, marked, found := strings.Cut(read(t, file), "\t// tour: ")
+	before, text, found := strings.Cut(read(t, file), "// tour: "+part+"\n")
 	if !found {
-		t.Fatalf("%s marks no part for the README", file)
+		t.Fatalf("%s marks no part %s", file, part)
 	}
-	_, marked, _ = strings.Cut(marked, "\n")
-	marked, _, _ = strings.Cut(marked, "\t// end\n")
+	indent := before[strings.LastIndexByte(before, '\n')+1:]
+	text, _, _ = strings.Cut(text, "\n"+indent+"// end\n")
 	var b strings.Builder
-	for line := range strings.Lines(marked) {
-		b.WriteString(strings.TrimPrefix(line, "\t"))
+	for line := range strings.Lines(strings.Trim(text, "\n") + "\n") {
+		b.WriteString(strings.TrimPrefix(line, indent))
 	}
 	return b.String()
 }

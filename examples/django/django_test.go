@@ -56,11 +56,11 @@ func TestMasterTakesOver(t *testing.T) {
 		}
 	}
 	err = ob.InTx(t.Context(), db, func(ctx context.Context, tx *outbox.Tx) error {
-		rows, err := tx.QueryContext(ctx, `INSERT INTO shop_account (name, balance) VALUES ('ours', 5) RETURNING id`)
-		if err != nil {
+		var id int64
+		if err := tx.QueryRowContext(ctx, `INSERT INTO shop_account (name, balance) VALUES ('ours', 5) RETURNING id`).Scan(&id); err != nil {
 			return err
 		}
-		return tx.SavedRows("account", rows)
+		return tx.Saved("account", id)
 	})
 	if err != nil {
 		t.Fatal(err)

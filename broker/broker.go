@@ -18,6 +18,28 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
+// Letterbox is what an adapter may have beside a [Broker]: a look into a queue without
+// consuming it, for tools. The adapters of this module all have it.
+type Letterbox interface {
+	// Browse calls visit for each message that is in the queue when it begins, in
+	// the queue's order. A message is taken out for good if visit returns true and
+	// nil; the others are back in the queue, in their order, when Browse returns,
+	// or when this process or its connection ends. Until then no consumer gets
+	// them. An error of visit ends Browse, which returns it. Messages that somebody
+	// else holds are not seen. What was taken out just before a lost connection may
+	// come again.
+	//
+	// Any number of messages may be there: only the present one is in memory. A
+	// queue that does not exist is an error with the method NoQueue() bool.
+	Browse(ctx context.Context, queue string, visit func(msg *message.Message) (take bool, err error)) error
+
+	// Inspect returns how many messages the queue holds and how many consumers it
+	// has, as far as the broker tells: RabbitMQ does not count the messages in a
+	// consumer's hands, JetStream does. It changes nothing. A queue that does not exist is
+	// an error with the method NoQueue() bool.
+	Inspect(ctx context.Context, queue string) (messages, consumers int, err error)
+}
+
 // Broker is what every adapter implements: an exchange, to which messages are
 // published by topic, and durable queues, which are bound to topics and
 // subscribed to. All methods may be called from any goroutine.

@@ -20,6 +20,10 @@ var (
 	_ broker.Broker      = (*rabbitmq.Broker)(nil)
 	_ brokertest.Adapter = broker.Broker(nil)
 
+	_ broker.Letterbox = (*jetstream.Broker)(nil)
+	_ broker.Letterbox = (*memory.Broker)(nil)
+	_ broker.Letterbox = (*rabbitmq.Broker)(nil)
+
 	_ message.Publisher            = broker.Broker(nil)
 	_ message.Subscriber           = broker.Broker(nil)
 	_ message.SubscribeInitializer = broker.Broker(nil)

@@ -77,6 +77,9 @@ func Run(t *testing.T, open func(t *testing.T) Adapter) {
 		{"CloseEndsSubscriptions", testClose},
 		{"NothingAfterClose", testAfterClose},
 		{"EmptyCalls", testEmpty},
+		{"Browse", testBrowse},
+		{"BrowseTakes", testBrowseTakes},
+		{"Inspect", testInspect},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

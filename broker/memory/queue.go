@@ -17,7 +17,9 @@ const grace = 10 * time.Second
 type msgQueue struct {
 	waiting []*entry
 	bound   bool
-	changed chan struct{} // closed and replaced when something is put in
+	// subscribers is how many subscriptions there are.
+	subscribers int
+	changed     chan struct{} // closed and replaced when something is put in
 }
 
 // entry is a message in a queue or in the hands of a subscriber.
@@ -83,9 +85,13 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 		cancel()
 		return nil, ErrClosed
 	}
+	q.subscribers++
 	b.running.Go(func() {
 		defer cancel()
 		sub.run(ctx)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		q.subscribers--
 	})
 	b.running.Go(func() {
 		select {

@@ -1,0 +1,251 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// NoQueueError reports that there is no such queue.
+type NoQueueError struct{ Queue string }
+
+func (e *NoQueueError) Error() string { return fmt.Sprintf("jetstream: there is no queue %q", e.Queue) }
+
+// NoQueue is true: tools find errors of all adapters by it.
+func (e *NoQueueError) NoQueue() bool { return true }
+
+const (
+	// browsePage is how many messages are asked for at a time.
+	browsePage = 200
+	// noticeTime is how long a queue that seems empty is given.
+	noticeTime = 50 * time.Millisecond
+)
+
+// Inspect returns how many messages the queue holds, those in consumers' hands
+// included, and how many subscriptions ask for messages now. It changes nothing
+// and blocks for ConfirmTimeout at most.
+func (b *Broker) Inspect(ctx context.Context, queue string) (messages, consumers int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
+	defer cancel()
+	s, err := b.await(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	info, err := b.existing(ctx, s, queue)
+	if err != nil {
+		return 0, 0, err
+	}
+	return count(info), info.NumWaiting, nil
+}
+
+func (b *Broker) existing(ctx context.Context, s *session, queue string) (*jetstream.ConsumerInfo, error) {
+	info, err := s.consumer(ctx, queue)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		return nil, &NoQueueError{queue}
+	case err != nil:
+		return nil, fmt.Errorf("jetstream: queue %q: %w", queue, err)
+	}
+	return info, nil
+}
+
+// count is how many messages are in a queue, delivered or not.
+func count(info *jetstream.ConsumerInfo) int {
+	return int(info.NumPending) + info.NumAckPending //nolint:gosec // a number of messages
+}
+
+// Browse calls visit for each message that waits in the queue when it begins, in
+// the queue's order, and takes those out for which visit returns true and nil. The
+// others are held until the end and then given back in their order; a process that
+// dies gives them back after AckWait. An error of visit ends it. It blocks as
+// long as visit does, and for ConfirmTimeout at most for each answer of the server.
+//
+// Of a message that is held only its name in the queue stays in memory, some 150 bytes.
+func (b *Broker) Browse(ctx context.Context, queue string, visit func(msg *message.Message) (bool, error)) error {
+	s, err := b.await(ctx)
+	if err != nil {
+		return err
+	}
+	info, err := b.existing(ctx, s, queue)
+	if err != nil {
+		return err
+	}
+	h := &holding{s: s, replies: map[uint64]string{}}
+	renewing, stop := context.WithCancel(ctx)
+	var renewal sync.WaitGroup
+	renewal.Go(func() { h.renew(renewing, max(info.Config.AckWait, time.Second)/3) })
+	err = b.browse(ctx, s, info, h, visit)
+	stop()
+	renewal.Wait()
+	return errors.Join(err, h.release(b.cfg.ConfirmTimeout))
+}
+
+func (b *Broker) browse(
+	ctx context.Context, s *session, info *jetstream.ConsumerInfo, h *holding, visit func(msg *message.Message) (bool, error),
+) error {
+	consumer, err := s.js.Consumer(ctx, info.Stream, info.Name)
+	if err != nil {
+		return fmt.Errorf("jetstream: browse %q: %w", info.Name, err)
+	}
+	state, err := s.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("jetstream: browse %q: %w", info.Name, err)
+	}
+	var stopped error
+	var hurry time.Time // when an end before the last message has to be over
+	for empty := 0; ; {
+		fresh, err := h.fetch(consumer)
+		switch {
+		case err != nil:
+			return errors.Join(stopped, err)
+		case len(fresh) == 0 && empty > 0:
+			return stopped
+		case len(fresh) == 0: // the server notices new messages a little later
+			empty++
+			sleep(ctx, noticeTime)
+			continue
+		}
+		for _, m := range fresh {
+			if place(m) > state.State.LastSeq { // it has come in meanwhile
+				return stopped
+			}
+			if stopped == nil {
+				stopped = h.show(ctx, m, visit)
+			}
+		}
+		// What is given back comes behind what was given back before. So the rest is
+		// fetched too, unseen, to be given back behind it.
+		switch {
+		case stopped == nil:
+		case hurry.IsZero():
+			hurry = time.Now().Add(b.cfg.ConfirmTimeout)
+		case time.Now().After(hurry):
+			return stopped
+		}
+	}
+}
+
+// fetch asks for messages and returns those that are not held yet.
+func (h *holding) fetch(consumer jetstream.Consumer) ([]jetstream.Msg, error) {
+	page, err := consumer.FetchNoWait(browsePage)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: browse: %w", err)
+	}
+	var arrived []jetstream.Msg
+	for m := range page.Messages() {
+		arrived = append(arrived, m)
+	}
+	fresh := h.hold(arrived)
+	if err := page.Error(); err != nil {
+		return nil, fmt.Errorf("jetstream: browse: %w", err)
+	}
+	return fresh, nil
+}
+
+// show lets visit see a message, and takes it out if it says so.
+func (h *holding) show(ctx context.Context, m jetstream.Msg, visit func(msg *message.Message) (bool, error)) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	take, err := visit(decode(&nats.Msg{Subject: m.Subject(), Reply: m.Reply(), Header: m.Headers(), Data: m.Data()}))
+	if err != nil || !take {
+		return err
+	}
+	if err := m.DoubleAck(ctx); err != nil {
+		return fmt.Errorf("jetstream: browse: take a message out: %w", err)
+	}
+	h.drop(m)
+	return nil
+}
+
+// holding is the messages that a Browse holds, by their places in the stream.
+type holding struct {
+	s       *session
+	mu      sync.Mutex
+	replies map[uint64]string
+}
+
+// place is a message's number in the stream.
+func place(m jetstream.Msg) uint64 {
+	meta, err := m.Metadata()
+	if err != nil {
+		return 0
+	}
+	return meta.Sequence.Stream
+}
+
+// hold notes messages and returns those that it had not yet. One that came back
+// because its time ran out is held under its new name.
+func (h *holding) hold(arrived []jetstream.Msg) (fresh []jetstream.Msg) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range arrived {
+		at := place(m)
+		if _, known := h.replies[at]; !known {
+			fresh = append(fresh, m)
+		}
+		h.replies[at] = m.Reply()
+	}
+	return fresh
+}
+
+func (h *holding) drop(m jetstream.Msg) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.replies, place(m))
+}
+
+// inOrder returns the names of what is held, in the order of the stream.
+func (h *holding) inOrder() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	places := make([]uint64, 0, len(h.replies))
+	for at := range h.replies {
+		places = append(places, at)
+	}
+	slices.Sort(places)
+	replies := make([]string, len(places))
+	for i, at := range places {
+		replies[i] = h.replies[at]
+	}
+	return replies
+}
+
+// renew tells the server now and then that the messages are still in hand.
+func (h *holding) renew(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, reply := range h.inOrder() {
+				h.s.tell(reply, bodyProgress)
+			}
+		}
+	}
+}
+
+// release gives everything back in its order. The server has done so when it
+// answers the last one.
+func (h *holding) release(timeout time.Duration) error {
+	replies := h.inOrder()
+	if len(replies) == 0 {
+		return nil
+	}
+	for _, reply := range replies[:len(replies)-1] {
+		h.s.tell(reply, bodyNak)
+	}
+	if _, err := h.s.nc.Request(replies[len(replies)-1], []byte(bodyNak), timeout); err != nil {
+		return fmt.Errorf("jetstream: give messages back: they come after the queue's ack_wait: %w", err)
+	}
+	return nil
+}

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -218,14 +219,14 @@ func (r *rig) replay(t *testing.T, events []wired) {
 	again := slices.Clone(backwards)
 	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
 	again = append(again, backwards...)
-	topics := make([]string, len(again))
-	messages := make([]*message.Message, len(again))
-	for i, w := range again {
-		topics[i] = event.DirectTopic(r.queue, w.ev.CQRSID)
-		messages[i] = w.msg.Copy()
-	}
-	for _, err := range r.control.PublishAsync(t.Context(), topics, messages)(t.Context()) {
-		if err != nil {
+	const atOnce = 500 // few enough for a busy broker to confirm in time
+	for part := range slices.Chunk(again, atOnce) {
+		topics, messages := make([]string, len(part)), make([]*message.Message, len(part))
+		for i, w := range part {
+			topics[i] = event.DirectTopic(r.queue, w.ev.CQRSID)
+			messages[i] = w.msg.Copy()
+		}
+		if err := errors.Join(r.control.PublishAsync(t.Context(), topics, messages)(t.Context())...); err != nil {
 			t.Fatalf("replay: %v", err)
 		}
 	}

@@ -102,7 +102,7 @@ func newMigrateStatus() *cobra.Command {
 					if !m.At.IsZero() {
 						when = m.At.UTC().Format(time.DateTime)
 					}
-					fmt.Fprintf(cmd.OutOrStdout(), "%-20s %s\n", m.Name, when)
+					fmt.Fprintf(cmd.OutOrStdout(), "%-24s %s\n", m.Name, when)
 				}
 				return nil
 			})

@@ -51,7 +51,7 @@ func newDatabases(t *testing.T) map[string]string {
 	return map[string]string{"postgres": postgres, "mysql": testdb.MariaDBURL(t, maria), "sqlite": "sqlite://" + filepath.ToSlash(t.TempDir()) + "/new.db"}
 }
 
-var allNames = []string{"00001_master", "00002_replica"}
+var allNames = []string{"00001_master", "00002_replica", "00003_replica_retention"}
 
 func TestMigrate(t *testing.T) {
 	t.Parallel()
@@ -62,7 +62,7 @@ func TestMigrate(t *testing.T) {
 				t.Helper()
 				return mustRelay(t, append(append([]string{"migrate"}, arg...), "--database-url", url)...)
 			}
-			equal(t, "up", "applied 00001_master\napplied 00002_replica\n", migrate("up"))
+			equal(t, "up", "applied 00001_master\napplied 00002_replica\napplied 00003_replica_retention\n", migrate("up"))
 			equal(t, "up again", "nothing to do: every migration is applied\n", migrate("up"))
 			for line := range strings.Lines(migrate("status")) {
 				name, when, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -70,14 +70,15 @@ func TestMigrate(t *testing.T) {
 					t.Errorf("status of %s: %q is not a time of now", name, when)
 				}
 			}
-			equal(t, "down", "rolled back 00002_replica\n", migrate("down"))
-			if have := migrate("status"); !strings.Contains(have, "00002_replica        pending\n") || strings.Contains(have, "00001_master         pending") {
+			equal(t, "down", "rolled back 00003_replica_retention\n", migrate("down"))
+			if have := migrate("status"); !strings.Contains(have, "00003_replica_retention  pending\n") || strings.Count(have, "pending") != 1 {
 				t.Errorf("status after one down:\n%s", have)
 			}
-			equal(t, "up after down", "applied 00002_replica\n", migrate("up"))
+			equal(t, "up after down", "applied 00003_replica_retention\n", migrate("up"))
 			migrate("down")
-			equal(t, "second down", "rolled back 00001_master\n", migrate("down"))
-			equal(t, "third down", "nothing to do: no migration is applied\n", migrate("down"))
+			equal(t, "second down", "rolled back 00002_replica\n", migrate("down"))
+			equal(t, "third down", "rolled back 00001_master\n", migrate("down"))
+			equal(t, "fourth down", "nothing to do: no migration is applied\n", migrate("down"))
 		})
 	}
 }
@@ -97,12 +98,13 @@ func TestMigrateJSON(t *testing.T) {
 				t.Errorf("up: %+v", up[0])
 			}
 			equal(t, "up again", []migration{}, migrate("up"))
-			equal(t, "down", []migration{{Version: 2, Name: "00002_replica"}}, migrate("down"))
+			equal(t, "down", []migration{{Version: 3, Name: "00003_replica_retention"}}, migrate("down"))
 			status := migrate("status")
 			equal(t, "status", allNames, names(status))
-			if status[0].AppliedAt.IsZero() || !status[1].AppliedAt.IsZero() {
-				t.Errorf("applied: %+v, want the first only", status)
+			if status[0].AppliedAt.IsZero() || status[1].AppliedAt.IsZero() || !status[2].AppliedAt.IsZero() {
+				t.Errorf("applied: %+v, want the first two", status)
 			}
+			migrate("down")
 			migrate("down")
 			equal(t, "down to nothing", []migration{}, migrate("down"))
 		})

@@ -43,6 +43,12 @@ type Config struct {
 	// DeadLetterTTL is how long the broker keeps a dead letter, in whole
 	// milliseconds. Zero means 10 days.
 	DeadLetterTTL time.Duration
+	// TombstoneRetention is how long deleted keys are remembered, so that a late
+	// message does not bring one back. It has to be longer than DeadLetterTTL and
+	// the retries of any entity together, which is checked at the start; where
+	// functions decide on retries, or there is no end of them, see to it yourself.
+	// Older tombstones are removed now and then. Zero means 30 days.
+	TombstoneRetention time.Duration
 	// DrainTimeout is how long Run may go on with the messages in hand after its
 	// context has ended. Zero means 30 s.
 	DrainTimeout time.Duration
@@ -86,6 +92,7 @@ const (
 	defaultBatchSize          = 500
 	defaultMaxParked          = 500
 	defaultDeadLetterTTL      = 10 * 24 * time.Hour
+	defaultTombstoneRetention = 30 * 24 * time.Hour
 	defaultDrainTimeout       = 30 * time.Second
 	defaultTransactionTimeout = time.Minute
 	defaultMaxRetries         = 30
@@ -120,6 +127,7 @@ func (cfg *Config) validate() error {
 		value time.Duration
 	}{
 		{"DeadLetterTTL", cfg.DeadLetterTTL},
+		{"TombstoneRetention", cfg.TombstoneRetention},
 		{"DrainTimeout", cfg.DrainTimeout},
 		{"TransactionTimeout", cfg.TransactionTimeout},
 		{"StatementTimeout", cfg.StatementTimeout},
@@ -136,6 +144,7 @@ func (cfg *Config) setDefaults() {
 	set(&cfg.BatchSize, defaultBatchSize)
 	set(&cfg.MaxParked, defaultMaxParked)
 	set(&cfg.DeadLetterTTL, defaultDeadLetterTTL)
+	set(&cfg.TombstoneRetention, defaultTombstoneRetention)
 	set(&cfg.DrainTimeout, defaultDrainTimeout)
 	set(&cfg.TransactionTimeout, defaultTransactionTimeout)
 	set(&cfg.Workers, defaultWorkers)

@@ -44,6 +44,18 @@ func (p *policy) validate(fault func(format string, args ...any)) {
 	}
 }
 
+// life is how long a message may be tried again, as far as that is known.
+func (p *policy) life() time.Duration {
+	if p.retryIf != nil || p.retryDelayFor != nil || p.maxRetries < 0 {
+		return 0
+	}
+	const limit = 100 * 365 * 24 * time.Hour // no overflow
+	if n := time.Duration(p.maxRetries); n <= limit/max(p.retryDelay, 1) {
+		return n * p.retryDelay
+	}
+	return limit
+}
+
 // fate is what a policy says about a failed attempt: to try again after the
 // delay or, when there is a reason, to give up.
 type fate struct {

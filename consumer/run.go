@@ -249,7 +249,10 @@ func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) 
 
 func (r *runner) consumeBatches(ctx context.Context, messages <-chan *message.Message, stopHandlers func()) error {
 	batches := make(chan *batch)
-	var intake sync.WaitGroup
+	var intake, beside sync.WaitGroup
+	besides, done := context.WithCancel(ctx)
+	beside.Go(func() { r.forget(besides) })
+	defer func() { done(); beside.Wait() }()
 	intake.Go(func() { r.intake(ctx, messages, batches) })
 	r.applyAll(ctx, batches)
 	intake.Wait()
@@ -266,7 +269,7 @@ func (r *runner) consumeBatches(ctx context.Context, messages <-chan *message.Me
 	case r.work.Err() != nil:
 		return r.undrained(left)
 	case ctx.Err() != nil:
-		return nil //nolint:nilerr // the end was asked for
+		return nil
 	}
 	return fmt.Errorf("consumer: queue %s: %w", r.cfg.Queue, ErrClosed)
 }

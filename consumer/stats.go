@@ -29,6 +29,8 @@ type Stats struct {
 	// Retried counts copies put back for another attempt, Dead those that went to
 	// the dead-letter queue.
 	Retried, Dead int64
+	// Purged counts deleted keys that were forgotten for their age.
+	Purged int64
 	// Parked is how many messages wait now for a row that theirs refers to.
 	Parked int64
 	// Stuck is how many messages are held unacknowledged now because the broker

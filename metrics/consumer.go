@@ -68,6 +68,7 @@ func consumerSeries() []series[consumer.Stats] {
 		counter("lockstep_consumer_batches_total", "Committed transactions.", func(s stats) int64 { return s.Batches }),
 		counter("lockstep_consumer_isolated_total", "Transactions taken apart because a message did not fit.", func(s stats) int64 { return s.Isolated }),
 		counter("lockstep_consumer_pauses_total", "Outages of the database and of the broker.", func(s stats) int64 { return s.Pauses }),
+		counter("lockstep_consumer_purged_total", "Deleted keys that were forgotten for their age.", func(s stats) int64 { return s.Purged }),
 		gauge("lockstep_consumer_parked", "Messages that wait for a row that theirs refers to.", func(s stats) float64 { return float64(s.Parked) }),
 		gauge("lockstep_consumer_stuck", "Messages held because the broker does not take their copy or dead letter.",
 			func(s stats) float64 { return float64(s.Stuck) }),

@@ -28,7 +28,7 @@ const versionTable = "lockstep_db_version"
 // patience is for what takes milliseconds on an idle machine.
 const patience = 20 * time.Second
 
-var allNames = []string{"00001_master", "00002_replica"}
+var allNames = []string{"00001_master", "00002_replica", "00003_replica_retention"}
 
 // onEach runs a test on a fresh database of each kind.
 func onEach(t *testing.T, test func(t *testing.T, db *sql.DB, d migrations.Dialect)) {
@@ -147,7 +147,7 @@ func TestDownToNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, db *sql.DB, d migrations.Dialect) {
 		for range 2 { // what is down can go up again
 			up(t, db, d)
-			for _, want := range []string{"00002_replica", "00001_master", ""} {
+			for _, want := range []string{"00003_replica_retention", "00002_replica", "00001_master", ""} {
 				rolledBack, err := migrations.Down(t.Context(), db, d)
 				if err != nil {
 					t.Fatal(err)
@@ -273,7 +273,7 @@ func TestUpBesideGoose(t *testing.T) {
 		if _, err := p.Down(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "Up after the service's own Down", []string{"00002_replica"}, up(t, db, d))
+		equal(t, "Up after the service's own Down", allNames[len(allNames)-1:], up(t, db, d))
 	})
 }
 

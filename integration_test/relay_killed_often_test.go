@@ -20,9 +20,13 @@ func TestRelayKilledAtTenRandomMoments(t *testing.T) {
 		re := r.startRelayProcess(t, way.url)
 		goal := r.wire.count() + 1 + rng.IntN(500)
 		until(t, "messages come out of the relay", func() bool { return r.wire.count() >= goal })
-		if round%2 == 1 {
+		switch round % 4 {
+		case 1:
 			way.swallow()
 			until(t, "the relay sends messages", func() bool { return way.swallowed.Load() > 0 })
+		case 3: // all that it may do without hearing from the broker is done
+			way.swallow()
+			way.awaitSwallowed(t)
 		}
 		re.kill(t)
 		way.mend()

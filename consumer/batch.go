@@ -152,7 +152,7 @@ func (r *runner) take(b *batch, msg *message.Message) {
 // and others wait before it.
 func (r *runner) holds(in *incoming) bool {
 	paused, _ := r.pauses.holds(in.ev.CQRSID)
-	return paused || slices.ContainsFunc(r.held, func(other *incoming) bool { return other.to == in.to })
+	return paused || slices.ContainsFunc(r.held, func(other *incoming) bool { return other.to.entity == in.to.entity })
 }
 
 // place puts a message, with the error of its decoding, into a batch.
@@ -182,7 +182,7 @@ var errIgnored = errors.New("consumer: ignored")
 // receive decodes and counts a message. Its errors are those of read, or
 // errIgnored.
 func (r *runner) receive(msg *message.Message) (*incoming, error) {
-	in, err := read(r.replicas, msg, r.cfg.Now())
+	in, err := read(r.replicas(), msg, r.cfg.Now())
 	rejected := (*rejection)(nil)
 	switch {
 	case errors.As(err, &rejected) && rejected.reason == reasonUnknown && slices.Contains(r.cfg.Ignore, rejected.entity):
@@ -207,6 +207,12 @@ func (r *runner) receive(msg *message.Message) (*incoming, error) {
 func (r *runner) handle(ctx context.Context, b *batch) {
 	for _, rej := range b.rejects {
 		r.settler.bury(rej.msg, rej.entity, rej.cause.reason, rej.cause.err) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+	}
+	if len(b.unfit) > 0 && r.reread(r.work) { //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		for _, f := range b.unfit {
+			b.again.messages = append(b.again.messages, f.in)
+		}
+		b.unfit = nil
 	}
 	for _, f := range b.unfit {
 		r.settler.fail(f) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
@@ -234,12 +240,23 @@ func (r *runner) handlePart(ctx context.Context, p part) {
 			in.msg.Ack()
 		}
 	}
+	var again part
+	if len(res.failures) > 0 && r.reread(r.work) { //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		for _, f := range res.failures { // it may fit now
+			again.messages = append(again.messages, f.in)
+		}
+		res.failures = nil
+	}
 	for _, f := range res.failures {
 		if !r.parking.park(f) {
 			r.settler.fail(f) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 		}
 	}
-	r.handlePart(ctx, part{messages: r.parking.wake(p.messages)})
+	again.messages = append(again.messages, r.parking.wake(p.messages)...)
+	for _, in := range again.messages {
+		in.failed = false
+	}
+	r.handlePart(ctx, again)
 }
 
 // observe tells Config.Observe of the messages that a transaction has settled.
@@ -262,13 +279,19 @@ func (r *runner) observe(messages []*incoming, failures []failure, now time.Time
 // before that.
 func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 	outage := pause{runner: r, what: "database"}
-	for conflicts := 0; ; {
+	for conflicts, unfit := 0, []failure(nil); ; {
+		var unread []failure
+		p, unread = r.current(p)
+		if unfit = append(unfit, unread...); len(p.messages) == 0 {
+			return result{failures: unfit}, true
+		}
 		res, err := r.attempt(p) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 		if err == nil {
 			outage.over()
 			now := r.cfg.Now()
 			r.stats.committed(res, p.messages, now)
 			r.observe(p.messages, res.failures, now)
+			res.failures = append(res.failures, unfit...)
 			if res.downgraded > 0 {
 				r.log.Warn("a SYNC lowered revisions", "rows", res.downgraded)
 			}
@@ -282,6 +305,9 @@ func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 				return result{}, false
 			}
 			conflicts++
+			continue
+		}
+		if dialect.IsStale(err) && r.reread(r.work) { //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 			continue
 		}
 		if !outage.wait(ctx, err) {

@@ -168,8 +168,9 @@ func set[T comparable](field *T, value T) {
 // Table is a replica table: rows that follow an entity's events without code.
 //
 // Besides the mapped columns it needs cqrs_revision and cqrs_updated, which
-// order the events of a row; [Consumer.Check] prints the lines that add them. Run
-// reads the columns' types when it starts: after one is altered, start it again.
+// order the events of a row; [Consumer.Check] prints the lines that add them. When
+// the table is altered in a way that lets messages fit which did not, their next
+// attempts pass: its columns are read again when messages fail, every 10 s at most.
 type Table struct {
 	// Name is the table's name, with or without a schema.
 	Name string

@@ -105,6 +105,8 @@ type Consumer struct {
 	running  bool
 	single   *single // of HandleMessage and Apply; nil before the first call
 
+	rereadEvery time.Duration // how often the catalogue is read again at most
+
 	pauses   pauses
 	outages  outages
 	failures throttle
@@ -142,7 +144,7 @@ func New(db *sql.DB, broker Broker, cfg Config) (*Consumer, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	return &Consumer{db: db, broker: broker, cfg: cfg, dialect: d, pauses: newPauses()}, nil
+	return &Consumer{db: db, broker: broker, cfg: cfg, dialect: d, rereadEvery: rereadEvery, pauses: newPauses()}, nil
 }
 
 // Table registers a table that follows the events of an entity. A table follows

@@ -78,7 +78,7 @@ func (d *dispatcher) add(in *incoming) {
 	}
 	d.count++
 	d.bytes += len(in.msg.Payload)
-	key := foldKey{in.to, in.key}
+	key := foldKey{in.to.entity, in.key}
 	l := d.lanes[key]
 	if l == nil {
 		l = &lane{key: key}
@@ -101,7 +101,7 @@ func (d *dispatcher) next() (*lane, *incoming) {
 		l := d.ready[0]
 		d.ready[0] = nil
 		d.ready = d.ready[1:]
-		if paused, _ := d.pauses.holds(l.key.to.entity.id); paused {
+		if paused, _ := d.pauses.holds(l.key.to.id); paused {
 			d.held = append(d.held, l)
 			continue
 		}

@@ -51,7 +51,7 @@ func (s *step) deletes() bool { return s.in.signal == event.Delete }
 
 // foldKey tells rows apart.
 type foldKey struct {
-	to  *replica
+	to  *entity
 	key string
 }
 
@@ -66,7 +66,7 @@ func fold(batch []*incoming) [][]*step {
 	rounds := [][]*step{make([]*step, 0, len(batch))}
 	lasts := make(map[foldKey]*last, len(batch))
 	for _, in := range batch {
-		key := foldKey{in.to, in.key}
+		key := foldKey{in.to.entity, in.key}
 		l := lasts[key]
 		switch {
 		case l == nil:

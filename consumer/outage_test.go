@@ -182,7 +182,7 @@ func TestFailuresOfTransactions(t *testing.T) {
 			r := accountRig(t, SQLite)
 			r.cfg.TransactionTimeout = 20 * time.Millisecond
 			engine := &stubEngine{fail: tc.fail}
-			run := &runner{Consumer: r.Consumer, engine: engine, log: r.cfg.Logger, work: t.Context()}
+			run := &runner{Consumer: r.Consumer, engine: engine, catalogue: r.catalogue(), log: r.cfg.Logger, work: t.Context()}
 			res, ok := run.apply(t.Context(), part{messages: r.read(t, []*message.Message{save(1, 1, "x")})})
 			if !ok || res.applied != 1 || engine.calls != tc.calls || r.Stats().Pauses != tc.pauses {
 				t.Errorf("have ok %t after %d calls and %d pauses, want true, %d, %d", ok, engine.calls, r.Stats().Pauses, tc.calls, tc.pauses)
@@ -207,7 +207,7 @@ func TestDrainTimeout(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	work, stop := drainContext(ctx, r.cfg.DrainTimeout)
 	defer stop()
-	run := &runner{Consumer: r.Consumer, engine: engine, replicas: r.replicas, log: r.cfg.Logger, work: work}
+	run := &runner{Consumer: r.Consumer, engine: engine, catalogue: r.catalogue(), log: r.cfg.Logger, work: work}
 	messages, err := broker.Subscribe(t.Context(), "replica")
 	if err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func (in *incoming) parents() []foldKey {
 	var keys []foldKey
 	for _, p := range in.to.parents {
 		if value := in.values[p.slot]; !event.IsNull(value) {
-			keys = append(keys, foldKey{p.to, canonicalKey(&p.to.Key, value)})
+			keys = append(keys, foldKey{p.to.entity, canonicalKey(&p.to.Key, value)})
 		}
 	}
 	return keys
@@ -99,7 +99,7 @@ func (p *parking) wake(applied []*incoming) []*incoming {
 		if in.failed || in.signal == event.Delete {
 			continue
 		}
-		for _, entry := range p.waiting[foldKey{in.to, in.key}] {
+		for _, entry := range p.waiting[foldKey{in.to.entity, in.key}] {
 			entry.woken, found = true, true
 		}
 	}
@@ -108,7 +108,6 @@ func (p *parking) wake(applied []*incoming) []*incoming {
 	}
 	var woken []*incoming
 	for _, entry := range p.take(func(entry *parked) bool { return entry.woken }) {
-		entry.in.failed = false
 		woken = append(woken, entry.in)
 	}
 	return woken

@@ -24,6 +24,9 @@ type replica struct {
 	wire   []string // wire fields by slot
 	// parents are the replicas that its columns refer to.
 	parents []parent
+	// outdated: the catalogue was read again since, and says something else. Only
+	// the goroutine that uses the engine knows.
+	outdated bool
 }
 
 // Slots of a row's raw values. The columns follow.

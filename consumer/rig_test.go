@@ -104,6 +104,12 @@ func rigOn(t testing.TB, db *sql.DB, tables map[string]Table) *rig {
 	return r
 }
 
+func (r *rig) catalogue() *catalogue {
+	c := &catalogue{}
+	c.set(r.replicas)
+	return c
+}
+
 func accountRig(t testing.TB, d Dialect) *rig {
 	t.Helper()
 	return newRig(t, d, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}}, accountTable)

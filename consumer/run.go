@@ -34,15 +34,15 @@ const (
 // runner is one call of Run.
 type runner struct {
 	*Consumer
-	engine   engine
-	inbox    *inbox
-	replicas map[string]*replica
-	settler  *settler
-	handlers *dispatcher // nil without handlers
-	alone    *single     // not nil: this is not Run, but a call for one message
-	held     []*incoming // of paused tables; the intake's
-	log      *slog.Logger
-	parking  *parking
+	engine    engine
+	inbox     *inbox
+	catalogue *catalogue
+	settler   *settler
+	handlers  *dispatcher // nil without handlers
+	alone     *single     // not nil: this is not Run, but a call for one message
+	held      []*incoming // of paused tables; the intake's
+	log       *slog.Logger
+	parking   *parking
 	// work outlives Run's context by the drain timeout. Database and broker calls
 	// use it.
 	work context.Context //nolint:containedctx // of one Run, as long as the runner
@@ -64,7 +64,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	defer c.stop()
 	defer c.stats.ended()
-	r := &runner{Consumer: c, engine: c.newEngine(), log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
+	r := &runner{Consumer: c, engine: c.newEngine(), catalogue: &catalogue{}, log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
 	work, cancel := drainContext(ctx, c.cfg.DrainTimeout)
 	defer cancel()
 	r.work = work
@@ -77,7 +77,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	defer unsubscribe()
 	c.stats.add(func(s *Stats) { s.Subscribed = true })
-	r.log.Info("consuming", "entities", slices.Sorted(maps.Keys(r.replicas)), "dialect", r.dialect)
+	r.log.Info("consuming", "entities", slices.Sorted(maps.Keys(r.replicas())), "dialect", r.dialect)
 	return r.consume(ctx, messages)
 }
 
@@ -118,13 +118,15 @@ func drainContext(ctx context.Context, timeout time.Duration) (context.Context, 
 // check reads the catalogue, and waits for a database that cannot be reached.
 func (r *runner) check(ctx context.Context) error {
 	var faults, fatal error
+	var replicas map[string]*replica
 	waited := r.await(ctx, "database", func() (err error) {
-		r.replicas, faults, err = r.load(ctx)
+		replicas, faults, err = r.load(ctx)
 		if !dialect.IsUnreachable(err) {
 			fatal, err = err, nil
 		}
 		return err
 	})
+	r.catalogue.set(replicas)
 	return errors.Join(faults, fatal, waited)
 }
 
@@ -154,7 +156,7 @@ func (r *runner) subscribe(ctx context.Context) (<-chan *message.Message, func()
 	topics := []string{r.cfg.Queue}
 	if _, binds := r.broker.(Binder); !binds {
 		topics = nil
-		for id := range r.replicas {
+		for id := range r.replicas() {
 			topics = append(topics, event.QueueTopics(r.cfg.Queue, id)...)
 		}
 	}
@@ -185,7 +187,7 @@ func (r *runner) bind(ctx context.Context) error {
 	}
 	dead := event.DeadLetterQueue(r.cfg.Queue)
 	topics, deadTopics := []string{}, []string{event.DirectTopic(dead, unknownEntity)}
-	for id := range r.replicas {
+	for id := range r.replicas() {
 		topics = append(topics, event.QueueTopics(r.cfg.Queue, id)...)
 		deadTopics = append(deadTopics, event.DirectTopic(dead, id))
 	}
@@ -291,7 +293,7 @@ func (r *runner) applyAll(ctx context.Context, batches <-chan *batch) {
 }
 
 func (r *runner) hasHandlers() bool {
-	for _, to := range r.replicas {
+	for _, to := range r.replicas() {
 		if to.entity.handler != nil {
 			return true
 		}

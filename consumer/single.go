@@ -74,17 +74,18 @@ func (c *Consumer) Apply(ctx context.Context, msg *message.Message) (Outcome, er
 // what is registered, as Run does before it starts. It waits for a broker that is
 // away until ctx ends. With a broker that has no bindings it does nothing.
 func (c *Consumer) Bind(ctx context.Context) error {
-	r := &runner{Consumer: c, log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
+	r := &runner{Consumer: c, catalogue: &catalogue{}, log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
 	c.mu.Lock()
 	entities, err := c.chosen()
 	c.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	r.replicas = make(map[string]*replica, len(entities))
+	replicas := make(map[string]*replica, len(entities))
 	for _, e := range entities {
-		r.replicas[e.id] = &replica{entity: e}
+		replicas[e.id] = &replica{entity: e}
 	}
+	r.catalogue.set(replicas)
 	return r.bind(ctx)
 }
 
@@ -110,8 +111,9 @@ type single struct {
 	workers chan struct{} // a place for each handler that runs
 	keys    keyLocks
 
-	mu       sync.Mutex
-	replicas map[string]*replica // nil until the catalogue was read
+	catalogue catalogue
+	mu        sync.Mutex
+	checked   bool // the catalogue was read
 }
 
 // faultWait keeps a router from giving a message back and forth all the time
@@ -131,17 +133,16 @@ func (c *Consumer) singly(ctx context.Context) (*runner, error) {
 	s := c.single
 	c.mu.Unlock()
 
-	r := &runner{Consumer: c, engine: s.engine, inbox: s.inbox, log: log, work: ctx}
+	r := &runner{Consumer: c, engine: s.engine, inbox: s.inbox, catalogue: &s.catalogue, alone: s, log: log, work: ctx}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.replicas == nil {
+	if !s.checked {
 		if err := r.check(ctx); err != nil {
 			sleep(ctx, faultWait)
 			return nil, err
 		}
-		s.replicas = r.replicas
+		s.checked = true
 	}
-	r.replicas, r.alone = s.replicas, s
 	return r, nil
 }
 
@@ -155,7 +156,7 @@ func (r *runner) one(ctx context.Context, msg *message.Message) (*incoming, Outc
 		return in, Outcome{Result: Ignored}, nil
 	case errors.As(err, &rejected):
 		return in, Outcome{Result: Dead, Reason: rejected.reason, Err: rejected.err}, nil
-	case err != nil:
+	case err != nil && in.handles():
 		return in, in.afterFailure(err, r.cfg.Now()), nil
 	}
 	if err := r.awaitResume(ctx, in); err != nil {
@@ -168,7 +169,14 @@ func (r *runner) one(ctx context.Context, msg *message.Message) (*incoming, Outc
 		return in, Outcome{}, r.interrupted(ctx, in)
 	}
 	defer func() { <-r.alone.tables }()
-	res, ok := r.apply(ctx, part{messages: []*incoming{in}})
+	one := part{messages: []*incoming{in}}
+	res, ok := result{failures: []failure{{in, err}}}, true
+	if err == nil {
+		res, ok = r.apply(ctx, one)
+	}
+	if ok && len(res.failures) > 0 && r.reread(ctx) {
+		res, ok = r.apply(ctx, one)
+	}
 	switch {
 	case !ok:
 		return in, Outcome{}, r.interrupted(ctx, in)
@@ -179,7 +187,7 @@ func (r *runner) one(ctx context.Context, msg *message.Message) (*incoming, Outc
 }
 
 func (r *runner) oneHandled(ctx context.Context, in *incoming) (*incoming, Outcome, error) {
-	unlock, ok := r.alone.keys.lock(ctx, foldKey{in.to, in.key})
+	unlock, ok := r.alone.keys.lock(ctx, foldKey{in.to.entity, in.key})
 	if !ok {
 		return in, Outcome{}, r.interrupted(ctx, in)
 	}

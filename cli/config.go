@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -25,12 +26,15 @@ import (
 type configFile struct {
 	path string
 	code service
+	// onlyDirectSyncs holds for all replicas: a flag.
+	onlyDirectSyncs bool
 	// Entities are the master's side.
 	Entities map[string]entityConfig `yaml:"entities"`
 	// MaxPayload is how many bytes an event may have; without it the outbox's default.
 	MaxPayload int64 `yaml:"max_payload"`
-	// Queue and Replicas are the replica's side.
+	// Queue, Consume and Replicas are the replica's side.
 	Queue    string                   `yaml:"queue"`
+	Consume  consumeConfig            `yaml:"consume"`
 	Replicas map[string]replicaConfig `yaml:"replicas"`
 }
 
@@ -63,6 +67,8 @@ type replicaConfig struct {
 	// MaxRetries: 0 is none, -1 for ever; without it the consumer's default.
 	MaxRetries *int     `yaml:"max_retries"`
 	RetryDelay duration `yaml:"retry_delay"`
+	// OnlyDirectSyncs leaves out SYNCs for all replicas.
+	OnlyDirectSyncs bool `yaml:"only_direct_syncs"`
 }
 
 // columnNames are the name of a column, or a list of them.
@@ -135,13 +141,26 @@ func (f *configFile) declareEntities() error {
 	return err
 }
 
-// declareReplicas declares the replicas to a consumer that is never run.
+// declareReplicas checks the replica's side.
 func (f *configFile) declareReplicas() error {
-	c, err := consumer.New(new(sql.DB), noBroker{}, consumer.Config{Queue: "unnamed", Dialect: consumer.Postgres})
+	cfg, err := f.consuming()
+	cfg.TombstoneRetention = anyRetention
+	return errors.Join(err, f.declareTo(cfg))
+}
+
+// anyRetention is longer than any message lives, for what only reads and loads.
+const anyRetention = math.MaxInt64 * time.Nanosecond
+
+// declareTo declares the file's replicas to a consumer that is never run.
+func (f *configFile) declareTo(cfg consumer.Config) error {
+	cfg.Queue, cfg.Dialect = "unnamed", consumer.Postgres
+	c, err := consumer.New(new(sql.DB), noBroker{}, cfg)
 	if err != nil {
 		return err
 	}
-	return f.addReplicas(c)
+	alone := *f
+	alone.code = service{}
+	return alone.addReplicas(c)
 }
 
 // noBroker stands where a broker has to be and nothing is sent.
@@ -193,7 +212,7 @@ func (f *configFile) addReplicas(c *consumer.Consumer) error {
 		if err != nil {
 			fault(id, "retry_delay %w", err)
 		}
-		table := consumer.Table{Name: r.Table, Keys: r.Key, Columns: r.Columns, RetryDelay: delay}
+		table := consumer.Table{Name: r.Table, Keys: r.Key, Columns: r.Columns, RetryDelay: delay, OnlyDirectSyncs: r.OnlyDirectSyncs || f.onlyDirectSyncs}
 		if n := r.MaxRetries; n != nil {
 			if *n < consumer.RetryForever {
 				fault(id, "max_retries is %d: use 0 for none, -1 for ever, or how many", *n)

@@ -50,6 +50,14 @@ func TestConfigFile(t *testing.T) {
 		"delay of unknown unit":   {"queue: q\nreplicas:\n  a: {table: t, retry_delay: 2 weeks}\n", []string{`replicas: a: retry_delay is "2 weeks"`}},
 		"delay of zero":           {"queue: q\nreplicas:\n  a: {table: t, retry_delay: 0s}\n", []string{`replicas: a: retry_delay is "0s"`}},
 		"queue's name":            {"queue: 'a b'\nreplicas: {a: {table: t}}\n", []string{`queue "a b"`, "white space"}},
+		"consume's settings": {
+			"queue: q\nconsume: {batch_size: 0, workers: -1, max_parked: 0, statement_timeout: 5, transaction_timeout: 1us, dead_letter_ttl: never, tombstone_retention: -1h}\nreplicas: {a: {table: t}}\n",
+			[]string{
+				"consume: batch_size is 0: use 1 or more", "consume: workers is -1", "consume: max_parked is 0", `consume: statement_timeout is "5": use a time with its unit`,
+				"consume: transaction_timeout is 1µs: use 1ms or more", `consume: dead_letter_ttl is "never"`, `consume: tombstone_retention is "-1h"`,
+			},
+		},
+		"consume's unknown key": {"queue: q\nconsume: {batchsize: 5}\nreplicas: {a: {table: t}}\n", []string{`unknown field "batchsize"`}},
 		"both sides": {
 			"queue: q\nentities:\n  a: {table: t, fields: [x, x]}\nreplicas:\n  b: {table: t, retry_delay: -2s, max_retries: -3}\n",
 			[]string{`field "x" is named twice`, `key "id" is not in Fields`, `retry_delay is "-2s"`, "max_retries is -3"},
@@ -75,12 +83,17 @@ func TestConfigFileForConsume(t *testing.T) {
 		line string
 		want []string
 	}{
-		"no file":      {"--config " + missing, []string{"--config: open " + missing + ": no such file"}},
-		"a folder":     {"--config " + folder, []string{folder, "is a directory"}},
-		"empty":        {"--config " + file(""), []string{"queue is missing", "--queue"}},
-		"no queue":     {"--config " + file("replicas: {a: {table: t}}"), []string{"queue is missing", "--queue"}},
-		"no replicas":  {"--config " + file("queue: q"), []string{"replicas is missing: declare at least one table"}},
-		"flag's queue": {"--queue a* --config " + file("queue: q\nreplicas: {a: {table: t}}"), []string{`--queue: the name "a*"`, "wildcards"}},
+		"no file":     {"--config " + missing, []string{"--config: open " + missing + ": no such file"}},
+		"a folder":    {"--config " + folder, []string{folder, "is a directory"}},
+		"empty":       {"--config " + file(""), []string{"queue is missing", "--queue"}},
+		"no queue":    {"--config " + file("replicas: {a: {table: t}}"), []string{"queue is missing", "--queue"}},
+		"no replicas": {"--config " + file("queue: q"), []string{"replicas is missing: declare at least one table"}},
+		"short retention, names": {
+			"--entities a,nosuch --ignore b --config " + file("queue: q\nconsume: {tombstone_retention: 24h}\nreplicas: {a: {table: t}, b: {table: u}}"),
+			[]string{`Table "a": Config.TombstoneRetention is 24h0m0s`, `Table "b": Config.TombstoneRetention`, `entities has "nosuch", which is none of the replicas: [a b]`, `ignore has "b", which is one of the replicas`},
+		},
+		"long dead letters": {"--dead-letter-ttl 1000h --config " + file("queue: q\nreplicas: {a: {table: t}}"), []string{`a message may come back after 1000h1m0s`}},
+		"flag's queue":      {"--queue a* --config " + file("queue: q\nreplicas: {a: {table: t}}"), []string{`--queue: the name "a*"`, "wildcards"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -91,6 +104,11 @@ func TestConfigFileForConsume(t *testing.T) {
 	}
 	// A queue on the command line stands for a missing one: now the database is asked.
 	line := "consume --queue q --database-url " + noDatabase + " --broker-url " + noBroker + " --config " + file("replicas: {a: {table: t}}")
+	relay(t, args(line)...).expect(t, 1, "cannot be reached")
+	// So does a longer retention for retries that need it, and every setting is taken.
+	line = "consume --tombstone-retention 2000h --statement-timeout 5s --workers 2 --max-parked 9 --batch-size 7 --entities a --ignore z --only-direct-syncs --database-url " +
+		noDatabase + " --broker-url " + noBroker + " --config " + file("queue: q\nconsume: {tombstone_retention: 750h, dead_letter_ttl: 240h, batch_size: 9, statement_timeout: 1s, "+
+		"transaction_timeout: 30s, workers: 3, max_parked: 4, entities: [b], ignore: [y]}\nreplicas: {a: {table: t, retry_delay: 24h, only_direct_syncs: true}, b: {table: u}}")
 	relay(t, args(line)...).expect(t, 1, "cannot be reached")
 }
 

@@ -17,6 +17,7 @@ import (
 func newConsume(svc *service) *cobra.Command {
 	s := settings{service: svc}
 	var cfg consumer.Config
+	var onlyDirect bool
 	var h health
 	cmd := &cobra.Command{
 		Use:   "consume",
@@ -27,12 +28,23 @@ a whole replica service for tables that need no code:
   # lockstep.yaml
   queue: billing
   replicas:
-    account: {table: account_ref, key: id, columns: {id: id, name: title}}
+    account: {table: account_ref, key: id, columns: {id: id, name: title},
+      max_retries: 30, retry_delay: 2s, only_direct_syncs: false}
+  consume:                     # all of it may be left out; flags stand over it
+    batch_size: 500            # messages that one transaction takes at most
+    statement_timeout: 10s     # longest time for one statement
+    transaction_timeout: 1m    # and for one transaction
+    max_parked: 500            # messages that may wait for rows theirs refer to
+    dead_letter_ttl: 240h      # time that the broker keeps dead letters
+    tombstone_retention: 720h  # time to remember deleted keys
+    workers: 8                 # handlers at a time, in a service's own binary
+    entities: [account]        # the only ones to follow here
+    ignore: [invoice]          # entities whose messages are thrown away
 
 Any number may run on one queue and share the work.`,
 		Example: `  relay consume --config lockstep.yaml --database-url postgres://localhost/billing --broker-url amqp://localhost/`,
 		Args:    noArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return s.consume(cmd, cfg, h) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return s.consume(cmd, cfg, onlyDirect, h) },
 	}
 	s.databaseFlag(cmd)
 	s.brokerFlag(cmd)
@@ -40,7 +52,8 @@ Any number may run on one queue and share the work.`,
 	s.logFlags(cmd)
 	h.flags(cmd)
 	cmd.Flags().StringVar(&cfg.Queue, "queue", "", "`name` of the queue (default: the file's)")
-	cmd.Flags().IntVar(&cfg.BatchSize, flagBatchSize, 500, "`messages` that one transaction takes at most")
+	consumeFlags(cmd, &cfg)
+	cmd.Flags().BoolVar(&onlyDirect, flagOnlyDirectSyncs, false, "apply only SYNCs that are sent to this queue alone, for all tables")
 	cmd.Flags().DurationVar(&cfg.DrainTimeout, flagDrain, 30*time.Second, "longest `time` to finish what is in hand when interrupted")
 	return cmd
 }
@@ -51,11 +64,10 @@ const (
 	flagDrain     = "drain"
 )
 
-func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, h health) error {
+func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, onlyDirect bool, h health) error {
 	err := errors.Join(
 		s.fill(cmd, s.withConfig(flagDatabase, flagBroker)...),
-		atLeast(flagBatchSize, cfg.BatchSize, 1),
-		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
+		checkConsumeFlags(cmd, &cfg),
 		h.check(),
 	)
 	if err != nil {
@@ -65,7 +77,9 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, h health) er
 	if err != nil {
 		return err
 	}
-	if cfg.Queue == "" {
+	file.onlyDirectSyncs = onlyDirect
+	inFile, _ := file.consuming() // read and checked with the file
+	if cfg = overFile(cmd, cfg, inFile); cfg.Queue == "" {
 		cfg.Queue = file.Queue
 	} else if err := event.ValidateName("the name", cfg.Queue); err != nil {
 		return misusef("--queue: %w", err)
@@ -75,6 +89,9 @@ func (s *settings) consume(cmd *cobra.Command, cfg consumer.Config, h health) er
 	}
 	if !file.hasReplicas() {
 		return misusef("%s: replicas is missing: declare at least one table that follows an entity", s.config)
+	}
+	if err := errors.Join(file.declareTo(cfg), file.checkNames(cfg.Entities, cfg.Ignore)); err != nil {
+		return &misuseError{err: err}
 	}
 	lag := metrics.NewLag()
 	if h.address != "" {

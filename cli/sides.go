@@ -122,7 +122,9 @@ func withReplica(ctx context.Context, file *configFile, url, queue string, fn fu
 	if name == "" {
 		name = "unnamed" // nothing is consumed
 	}
-	c, err := consumer.New(db.DB, noBroker{}, consumer.Config{Queue: name, Dialect: db.dialect})
+	cfg, _ := file.consuming() // read and checked with the file
+	cfg.Queue, cfg.Dialect, cfg.Entities, cfg.TombstoneRetention = name, db.dialect, nil, anyRetention
+	c, err := consumer.New(db.DB, noBroker{}, cfg)
 	if err == nil {
 		err = file.addReplicas(c)
 	}

@@ -28,7 +28,6 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 	c.mu.Lock()
 	entities, faults := c.chosen()
 	c.mu.Unlock()
-	faults = errors.Join(faults, c.compareRetention(entities))
 
 	for _, name := range ownTables(entities) {
 		_, err = c.dialect.LoadTable(ctx, c.db, name)

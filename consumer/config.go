@@ -45,7 +45,7 @@ type Config struct {
 	DeadLetterTTL time.Duration
 	// TombstoneRetention is how long deleted keys are remembered, so that a late
 	// message does not bring one back. It has to be longer than DeadLetterTTL and
-	// the retries of any entity together, which is checked at the start; where
+	// the retries of any entity together, which Table and Handle check; where
 	// functions decide on retries, or there is no end of them, see to it yourself.
 	// Older tombstones are removed now and then. Zero means 30 days.
 	TombstoneRetention time.Duration

@@ -180,10 +180,10 @@ func (c *Consumer) register(call string, e *entity, faults []error) error {
 			faults = append(faults, fmt.Errorf("consumer: %s %q: the CQRS ID is registered already", call, e.id))
 		}
 	}
-	if err := errors.Join(faults...); err != nil {
+	e.policy.setDefaults()
+	if err := errors.Join(append(faults, c.compareRetention(call, e))...); err != nil {
 		return err
 	}
-	e.policy.setDefaults()
 	c.entities = append(c.entities, e)
 	return nil
 }

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -96,17 +95,14 @@ func (r *runner) forget(ctx context.Context) {
 	}
 }
 
-// compareRetention reports entities whose messages may live longer than the
+// compareRetention reports an entity whose messages may live longer than the
 // tombstones that guard against them. How long functions of the user's go on is
 // not known.
-func (c *Consumer) compareRetention(entities []*entity) error {
-	var faults []error
-	for _, e := range entities {
-		if life := c.cfg.DeadLetterTTL + e.policy.life(); c.cfg.TombstoneRetention <= life {
-			faults = append(faults, fmt.Errorf("consumer: entity %q: Config.TombstoneRetention is %s, and a message may come back "+
-				"after %s, its retries and its time as a dead letter: make it longer, or DeadLetterTTL, MaxRetries or RetryDelay less",
-				e.id, c.cfg.TombstoneRetention, life))
-		}
+func (c *Consumer) compareRetention(call string, e *entity) error {
+	life := c.cfg.DeadLetterTTL + e.policy.life()
+	if c.cfg.TombstoneRetention > life {
+		return nil
 	}
-	return errors.Join(faults...)
+	return fmt.Errorf("consumer: %s %q: Config.TombstoneRetention is %s, and a message may come back after %s, its retries and its "+
+		"time as a dead letter: make it longer, or DeadLetterTTL, MaxRetries or RetryDelay less", call, e.id, c.cfg.TombstoneRetention, life)
 }

@@ -3,192 +3,182 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-
-	"github.com/lockstep-go/lockstep/event"
-	"github.com/lockstep-go/lockstep/relay"
 )
 
 // letters is `relay dead-letters` and what its commands have in common.
 type letters struct {
 	settings
 	outbox   bool
+	queue    string
 	entity   string
 	key      string
 	reason   string
 	olderFor time.Duration
 	yes      bool
+	quiet    bool
 }
 
-func newDeadLetters() *cobra.Command {
+// letter is a dead letter of either kind.
+type letter struct {
+	id     string
+	entity string
+	key    string
+	reason string    // and the error's text
+	died   time.Time // zero where nobody has noted it
+	body   []byte
+	line   string               // as it is listed
+	shown  func(whole bool) any // for JSON
+}
+
+// letterbox is where dead letters lie.
+type letterbox interface {
+	// each hands on all letters in their order.
+	each(ctx context.Context, fn func(letter) error) error
+	// retry sends the selected letters again and returns how many, and what hinders
+	// those that stay.
+	retry(ctx context.Context, selects func(letter) bool) (done int64, stay []error, err error)
+	// purge deletes them for good and returns how many.
+	purge(ctx context.Context, selects func(letter) bool) (int64, error)
+}
+
+func newDeadLetters(svc *service) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dead-letters",
-		Short: "Look through the messages that a relay gave up, send them again or delete them",
-		Long: `Look through the messages that a relay gave up (--outbox), which are in the table
-outbox_dead: those the broker will never take, or refused too often. They are
-selected by entity, key, reason and age.`,
-		Example: `  relay dead-letters list --outbox --cqrs-id account --older-than 24h
+		Short: "Look through the messages that were given up, send them again or delete them",
+		Long: `Look through the messages that a replica gave up, which are in the broker's queue
+dead_letter_<queue>, or those that a relay gave up (--outbox), which are in the
+table outbox_dead. They are selected by entity, key, reason and age.
+
+Letters that django-cqrs left have neither reason nor time: --reason and
+--older-than do not select them. What one of these commands looks at is hidden
+from other consumers of the queue until it ends, and then back in its place.`,
+		Example: `  relay dead-letters list --queue billing --reason expired
+  relay dead-letters retry --queue billing --cqrs-id account --key 42
+  relay dead-letters list --outbox --cqrs-id account --older-than 24h
   relay dead-letters retry --outbox --reason "too large"`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return seeHelp(cmd, errors.New("what about them? use list, show, dump, retry or purge"))
 		},
 	}
-	cmd.AddCommand(newLettersList(), newLettersShow(), newLettersDump(), newLettersRetry(), newLettersPurge())
+	cmd.AddCommand(newLettersList(svc), newLettersShow(svc), newLettersDump(svc), newLettersRetry(svc), newLettersPurge(svc))
 	return cmd
 }
 
 // lettersCommand declares a command on the selected letters.
-func lettersCommand(use, short, example string, do func(l *letters, cmd *cobra.Command, a *relay.Admin) error) (*letters, *cobra.Command) {
-	l := &letters{}
+func lettersCommand(svc *service, use, short, example string, do func(l *letters, cmd *cobra.Command, box letterbox) error) (*letters, *cobra.Command) {
+	l := &letters{settings: settings{service: svc}}
 	cmd := &cobra.Command{
 		Use: use, Short: short, Example: example, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return l.withAdmin(cmd, func(a *relay.Admin) error { return do(l, cmd, a) })
+			return l.withBox(cmd, func(box letterbox) error { return do(l, cmd, box) })
 		},
 	}
 	l.sourceFlags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&l.entity, flagEntity, "", "only letters of this `entity`")
 	f.StringVar(&l.key, "key", "", "only letters of this `key`")
-	f.StringVar(&l.reason, "reason", "", "only letters whose error holds this `text`")
+	f.StringVar(&l.reason, "reason", "", "only letters whose reason or error holds this `text`")
 	f.DurationVar(&l.olderFor, "older-than", 0, "only letters that died at least this `time` ago")
 	return l, cmd
 }
 
 func (l *letters) sourceFlags(cmd *cobra.Command) {
 	l.databaseFlag(cmd)
-	cmd.Flags().BoolVar(&l.outbox, "outbox", false, "the relay's own dead letters")
+	l.brokerFlag(cmd)
+	l.configFlag(cmd)
+	cmd.Flags().StringVar(&l.queue, flagQueue, "", "`name` of the replica's queue (default: the file's)")
+	cmd.Flags().BoolVar(&l.outbox, "outbox", false, "the relay's own dead letters, in the database, instead of a queue's")
+	quietFlag(cmd, &l.quiet)
 }
 
-func (l *letters) withAdmin(cmd *cobra.Command, fn func(a *relay.Admin) error) error {
+// withBox opens the letters' place for fn.
+func (l *letters) withBox(cmd *cobra.Command, fn func(box letterbox) error) error {
+	required := flagBroker
 	var which error
-	if !l.outbox {
-		which = misusef("--outbox is missing: these are the relay's own dead letters")
+	if l.outbox {
+		required = flagDatabase
+		if l.queue != "" {
+			which = misusef("--outbox and --%s: give one of them", flagQueue)
+		}
 	}
-	if err := errors.Join(l.fill(cmd, flagDatabase), which, atLeast("older-than", l.olderFor, 0)); err != nil {
+	if err := errors.Join(l.fill(cmd, required), which, atLeast("older-than", l.olderFor, 0)); err != nil {
 		return err
 	}
-	db, err := openDatabase(cmd.Context(), l.databaseURL)
-	if err != nil {
-		return err
+	if l.outbox {
+		return l.withOutbox(cmd.Context(), fn)
 	}
-	defer func() { _ = db.Close() }()
-	a, err := relay.NewAdmin(db.DB, db.dialect)
-	if err != nil {
-		return err
-	}
-	return fn(a)
+	return l.withQueue(cmd, fn)
 }
 
-// lettersPage is how many letters are read or changed at once.
-const lettersPage = 200
+func (l *letters) selects(d letter) bool {
+	return (l.entity == "" || d.entity == l.entity) &&
+		(l.key == "" || d.key == l.key) &&
+		strings.Contains(d.reason, l.reason) &&
+		(l.olderFor == 0 || !d.died.IsZero() && time.Since(d.died) >= l.olderFor)
+}
 
-// each hands on the selected letters in the order of their ids, page by page.
-func (l *letters) each(ctx context.Context, a *relay.Admin, fn func(page []relay.DeadLetter) error) error {
-	for after := int64(0); ; {
-		page, err := a.DeadLetters(ctx, after, lettersPage)
-		if err != nil {
-			return err
-		}
-		if len(page) == 0 {
+// selected hands on the selected letters.
+func (l *letters) selected(ctx context.Context, box letterbox, fn func(letter) error) error {
+	return box.each(ctx, func(d letter) error {
+		if !l.selects(d) {
 			return nil
 		}
-		after = page[len(page)-1].ID
-		selected := page[:0:0]
-		for _, d := range page {
-			if l.selects(d) {
-				selected = append(selected, d)
-			}
-		}
-		if len(selected) > 0 {
-			if err := fn(selected); err != nil {
-				return err
-			}
-		}
-	}
+		return fn(d)
+	})
 }
 
-func (l *letters) selects(d relay.DeadLetter) bool {
-	return (l.entity == "" || event.EntityOf(d.Topic) == l.entity) &&
-		(l.key == "" || d.Key == l.key) &&
-		strings.Contains(d.Error, l.reason) &&
-		(l.olderFor == 0 || time.Since(d.Died) >= l.olderFor)
-}
-
-// shownLetter is a letter as it is printed in JSON.
-type shownLetter struct {
-	ID       int64           `json:"id"`
-	Topic    string          `json:"topic"`
-	Entity   string          `json:"cqrs_id"`
-	Key      string          `json:"key"`
-	Attempts int             `json:"attempts"`
-	Error    string          `json:"error"`
-	Created  time.Time       `json:"created"`
-	Died     time.Time       `json:"died"`
-	Metadata json.RawMessage `json:"metadata"`
-	Payload  string          `json:"payload,omitempty"`
-}
-
-func shownAs(d relay.DeadLetter) shownLetter {
-	return shownLetter{d.ID, d.Topic, event.EntityOf(d.Topic), d.Key, d.Attempts, d.Error, d.Created.UTC(), d.Died.UTC(), d.Metadata, ""}
-}
-
-func newLettersList() *cobra.Command {
-	l, cmd := lettersCommand("list", "List them: id, time, entity, key, attempts and error", "  relay dead-letters list --outbox --key 42",
-		func(l *letters, cmd *cobra.Command, a *relay.Admin) error {
-			return l.each(cmd.Context(), a, func(page []relay.DeadLetter) error {
-				for _, d := range page {
-					if l.asJSON {
-						if err := printJSON(cmd, shownAs(d)); err != nil {
-							return err
-						}
-						continue
-					}
-					fmt.Fprintf(cmd.OutOrStdout(), "%-8d %s  %s/%s  %d attempts  %s\n", d.ID, d.Died.UTC().Format(time.DateTime),
-						event.EntityOf(d.Topic), d.Key, d.Attempts, strings.ReplaceAll(d.Error, "\n", " "))
+func newLettersList(svc *service) *cobra.Command {
+	l, cmd := lettersCommand(svc, "list", "List them: id, time, entity, key, attempts and error", `  relay dead-letters list --queue billing --key 42
+  relay dead-letters list --outbox --json`,
+		func(l *letters, cmd *cobra.Command, box letterbox) error {
+			return l.selected(cmd.Context(), box, func(d letter) error {
+				if l.asJSON {
+					return printJSON(cmd, d.shown(false))
 				}
-				return nil
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), d.line)
+				return err
 			})
 		})
 	l.jsonFlag(cmd)
 	return cmd
 }
 
-func newLettersShow() *cobra.Command {
-	l := &letters{}
+func newLettersShow(svc *service) *cobra.Command {
+	l := &letters{settings: settings{service: svc}}
 	cmd := &cobra.Command{
-		Use:     "show ID",
-		Short:   "Show one with its headers and its body, as JSON",
-		Example: `  relay dead-letters show --outbox 1234`,
+		Use:   "show ID",
+		Short: "Show one with its headers and its body, as JSON",
+		Example: `  relay dead-letters show --queue billing 5e0b1f2c44aa
+  relay dead-letters show --outbox 1234`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return seeHelp(cmd, errors.New("which one? give its id"))
 			}
-			id, err := strconv.ParseInt(args[0], 10, 64)
-			if err != nil {
-				return misusef("%q is not an id: use a number that `dead-letters list` prints", hideURLs(args[0]))
+			if err := l.checkID(args[0]); err != nil {
+				return err
 			}
-			return l.withAdmin(cmd, func(a *relay.Admin) error {
-				found, err := a.DeadLetters(cmd.Context(), id-1, 1)
-				if err != nil {
-					return err
+			return l.withBox(cmd, func(box letterbox) error {
+				found := false
+				err := box.each(cmd.Context(), func(d letter) error {
+					if d.id != args[0] {
+						return nil
+					}
+					found = true
+					return printJSON(cmd, d.shown(true))
+				})
+				if err == nil && !found {
+					err = fmt.Errorf("there is no dead letter %s", args[0])
 				}
-				if len(found) == 0 || found[0].ID != id {
-					return fmt.Errorf("there is no dead letter %d", id)
-				}
-				shown := shownAs(found[0])
-				shown.Payload = string(found[0].Payload)
-				return printJSON(cmd, shown)
+				return err
 			})
 		},
 	}
@@ -196,37 +186,67 @@ func newLettersShow() *cobra.Command {
 	return cmd
 }
 
-func newLettersDump() *cobra.Command {
-	_, cmd := lettersCommand("dump", "Print their bodies, one a line", "  relay dead-letters dump --outbox > letters.jsonl",
-		func(l *letters, cmd *cobra.Command, a *relay.Admin) error {
-			return l.each(cmd.Context(), a, func(page []relay.DeadLetter) error {
-				for _, d := range page {
-					if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s\n", d.Payload); err != nil {
-						return err
-					}
-				}
-				return nil
+func newLettersDump(svc *service) *cobra.Command {
+	_, cmd := lettersCommand(svc, "dump", "Print their bodies, one a line", `  relay dead-letters dump --queue billing > letters.jsonl
+  relay dead-letters dump --outbox --cqrs-id account`,
+		func(l *letters, cmd *cobra.Command, box letterbox) error {
+			out := bufio.NewWriter(cmd.OutOrStdout())
+			err := l.selected(cmd.Context(), box, func(d letter) error {
+				_, err := fmt.Fprintf(out, "%s\n", d.body)
+				return err
 			})
+			return errors.Join(err, out.Flush())
 		})
 	return cmd
 }
 
-func newLettersRetry() *cobra.Command {
-	l, cmd := lettersCommand("retry", "Put them back into the outbox, behind what is there", "  relay dead-letters retry --outbox --cqrs-id account",
-		func(l *letters, cmd *cobra.Command, a *relay.Admin) error {
-			return l.change(cmd, a, a.RetryDead, "put back")
+func newLettersRetry(svc *service) *cobra.Command {
+	l, cmd := lettersCommand(svc, "retry", "Send them again", `  relay dead-letters retry --queue billing --cqrs-id account
+  relay dead-letters retry --outbox --older-than 1h`,
+		func(l *letters, cmd *cobra.Command, box letterbox) error {
+			done, stay, err := box.retry(cmd.Context(), l.selects)
+			if err != nil {
+				return fmt.Errorf("%w\n%d were put back before", err, done)
+			}
+			if err := l.print(cmd, done, "put back"); err != nil {
+				return err
+			}
+			if len(stay) > 0 {
+				return fmt.Errorf("%d dead letters stay where they are:\n%w", len(stay), firstOf(stay))
+			}
+			return nil
 		})
+	cmd.Long = `Send them again, one by one, each confirmed by the broker before the letter is
+taken away: a crash in between repeats a message and loses none. Their count of
+retries begins anew and so does their life: one that had an expiry gets its
+entity's TTL where the configuration file has it, else the life it had at first.
+A queue's letters go to that queue alone; the relay's go back into the outbox,
+behind what is there. A replica that has a newer state of a row ignores them.`
 	l.jsonFlag(cmd)
 	return cmd
 }
 
-func newLettersPurge() *cobra.Command {
-	l, cmd := lettersCommand("purge", "Delete them for good", "  relay dead-letters purge --outbox --older-than 720h --yes",
-		func(l *letters, cmd *cobra.Command, a *relay.Admin) error {
+// firstOf is the first few of many errors.
+func firstOf(all []error) error {
+	const most = 10
+	if len(all) <= most {
+		return errors.Join(all...)
+	}
+	return fmt.Errorf("%w\nand %d more", errors.Join(all[:most]...), len(all)-most)
+}
+
+func newLettersPurge(svc *service) *cobra.Command {
+	l, cmd := lettersCommand(svc, "purge", "Delete them for good", `  relay dead-letters purge --queue billing --reason expired
+  relay dead-letters purge --outbox --older-than 720h --yes`,
+		func(l *letters, cmd *cobra.Command, box letterbox) error {
 			if err := l.confirm(cmd); err != nil {
 				return err
 			}
-			return l.change(cmd, a, a.PurgeDead, "purged")
+			done, err := box.purge(cmd.Context(), l.selects)
+			if err != nil {
+				return fmt.Errorf("%w\n%d were purged before", err, done)
+			}
+			return l.print(cmd, done, "purged")
 		})
 	l.jsonFlag(cmd)
 	cmd.Flags().BoolVar(&l.yes, "yes", false, "do not ask")
@@ -250,33 +270,13 @@ func (l *letters) confirm(cmd *cobra.Command) error {
 	return nil
 }
 
-// change does something to the letters that are there now: the ids are collected
-// first, so that a letter which dies again meanwhile is not met twice.
-func (l *letters) change(cmd *cobra.Command, a *relay.Admin, do func(ctx context.Context, ids ...int64) (int64, error), verb string) error {
-	ctx := cmd.Context()
-	var ids []int64
-	err := l.each(ctx, a, func(page []relay.DeadLetter) error {
-		for _, d := range page {
-			ids = append(ids, d.ID)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	var changed int64
-	for start := 0; start < len(ids); start += lettersPage {
-		n, err := do(ctx, ids[start:min(start+lettersPage, len(ids))]...)
-		changed += n
-		if err != nil {
-			return fmt.Errorf("%w\n%d of %d were %s before", err, changed, len(ids), verb)
-		}
-	}
+// print prints how many letters something was done to.
+func (l *letters) print(cmd *cobra.Command, done int64, verb string) error {
 	if l.asJSON {
 		return printJSON(cmd, struct {
 			Letters int64 `json:"letters"`
-		}{changed})
+		}{done})
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d dead letters %s\n", changed, verb)
-	return nil
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d dead letters %s\n", done, verb)
+	return err
 }

@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
@@ -122,13 +124,60 @@ func (a *Admin) PurgeFailures(ctx context.Context, ids ...int64) (int64, error) 
 }
 
 // RetryDead puts dead messages back into the outbox, behind what is there, and
-// returns how many there were. To a replica that has seen newer ones of the key
-// they are stale.
+// returns how many there were. An event that expires gets its life anew, counted
+// from now. To a replica that has seen newer ones of the key they are stale.
 func (a *Admin) RetryDead(ctx context.Context, ids ...int64) (int64, error) {
+	if err := a.renew(ctx, ids); err != nil {
+		return 0, err
+	}
 	if a.store.sql.RevivePurges {
 		return a.change(ctx, "retry dead letters", ids, a.store.sql.Revive)
 	}
 	return a.change(ctx, "retry dead letters", ids, a.store.sql.Revive, a.store.sql.Purge)
+}
+
+// renewPage is how many dead letters are read at once to be renewed.
+const renewPage = 200
+
+// renew gives those dead messages that are events and expire their life anew. To do
+// it twice, after a crash in between, does no harm.
+func (a *Admin) renew(ctx context.Context, ids []int64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	wanted := make(map[int64]bool, len(ids))
+	for _, id := range ids {
+		wanted[id] = true
+	}
+	last := slices.Max(ids)
+	for after := slices.Min(ids) - 1; after < last; {
+		page, err := a.DeadLetters(ctx, after, renewPage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, d := range page {
+			after = d.ID
+			e, err := event.Decode(d.Payload)
+			if !wanted[d.ID] || err != nil || e.Expires.IsZero() {
+				continue // any message may be in an outbox
+			}
+			e.Renew(time.Now(), e.Life(d.Created))
+			if err := a.rewrite(ctx, d.ID, e.AppendJSON(nil)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Admin) rewrite(ctx context.Context, id int64, payload []byte) error {
+	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (sql.Result, error) {
+		return a.store.query(a.store.db).ExecContext(ctx, a.store.sql.Rewrite, id, payload)
+	})
+	if err != nil {
+		return fmt.Errorf("relay: renew dead letter %d: %w", id, err)
+	}
+	return nil
 }
 
 // PurgeDead deletes dead messages for good and returns how many there were.

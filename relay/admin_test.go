@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -196,6 +197,53 @@ func TestDroppedMessagesAreCountedAndWarnedOfOnce(t *testing.T) {
 		}
 		if n := strings.Count(log.String(), "no queue is bound to the topic"); n != 1 {
 			t.Errorf("%d warnings, want 1 for the topic:\n%s", n, log.String())
+		}
+	})
+}
+
+// A dead event that expires is put back with its life anew, whatever else is dead.
+func TestRetryDeadRenewsTheExpiry(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		var good atomic.Bool
+		pub := &recorder{fate: func(string) error {
+			if good.Load() {
+				return nil
+			}
+			return refusal{permanent: true}
+		}}
+		expired := event.FormatExpires(time.Now().Add(2 * time.Second))
+		body := func(expires string) string {
+			return `{"signal_type":"SAVE","cqrs_id":"account","instance_data":{},"previous_data":null,"instance_pk":1,` +
+				`"correlation_id":null,"retries":0,"expires":` + expires + `,"meta":{}}`
+		}
+		bodies := []string{body(`"` + expired + `"`), body("null"), "other"}
+		m.put(t, bodies...)
+		m.start(t, pub, relay.Config{})
+		m.drained(t)
+		good.Store(true)
+		letters, err := m.admin(t).DeadLetters(t.Context(), 0, 10)
+		if err != nil || len(letters) != 3 {
+			t.Fatalf("%d letters, %v; want 3", len(letters), err)
+		}
+		eventually(t, "the expiry's second is over", func() bool { return event.FormatExpires(time.Now()) > expired })
+		if n, err := m.admin(t).RetryDead(t.Context(), letters[0].ID, letters[1].ID, letters[2].ID); err != nil || n != 3 {
+			t.Fatalf("retried %d, %v; want 3", n, err)
+		}
+		eventually(t, "all are sent again", func() bool { return len(pub.all()) == 6 })
+		sent := pub.all()[3:]
+		for i := range sent {
+			sent[i] = strings.TrimPrefix(sent[i], "account/")
+		}
+		e, err := event.Decode([]byte(sent[0]))
+		if left := time.Until(e.Expires); err != nil || left <= -time.Second || left > 4*time.Second {
+			t.Errorf("the first expires in %v, %v; want its life anew: %s", left, err, sent[0])
+		}
+		if event.FormatExpires(e.Expires) <= expired {
+			t.Errorf("the first expires at %v, as before", e.Expires)
+		}
+		if diff := cmp.Diff(bodies[1:], sent[1:]); diff != "" {
+			t.Errorf("the others (-want +have):\n%s", diff)
 		}
 	})
 }

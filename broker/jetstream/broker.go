@@ -34,8 +34,10 @@ type Broker struct {
 	closed   bool                // Close has begun
 	ended    chan struct{}       // closed when Close is done
 	bindings map[string][]string // topics by queue, declared anew on each connection
-	unwaited int                 // publish calls whose wait has not returned
-	inDoubt  bool                // one of them lost a message: send nothing until all have returned
+	// givenBack is what Browse gave back last, by queue, if the server is embedded.
+	givenBack map[string][]string
+	unwaited  int  // publish calls whose wait has not returned
+	inDoubt   bool // one of them lost a message: send nothing until all have returned
 }
 
 // Open connects to the server that the URL names and creates the stream if it
@@ -71,6 +73,8 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 		changed:  make(chan struct{}),
 		ended:    make(chan struct{}),
 		bindings: map[string][]string{},
+
+		givenBack: map[string][]string{},
 	}
 	if t.dir != "" {
 		if b.server, err = startEmbedded(ctx, t, cfg.Logger); err != nil {
@@ -114,6 +118,7 @@ func (b *Broker) Close() error {
 	b.watching.Wait()
 	b.keeping.Wait()
 	if s := b.current(); s != nil {
+		b.giveBackAgain(s)
 		s.close(b.cfg.ConfirmTimeout, ErrClosed)
 	}
 	if b.server != nil {

@@ -84,6 +84,7 @@ func (b *Broker) Browse(ctx context.Context, queue string, visit func(msg *messa
 	err = b.browse(ctx, s, info, h, visit)
 	stop()
 	renewal.Wait()
+	b.browsed(queue, h.inOrder())
 	return errors.Join(err, h.release(b.cfg.ConfirmTimeout))
 }
 
@@ -238,14 +239,43 @@ func (h *holding) renew(ctx context.Context, every time.Duration) {
 // answers the last one.
 func (h *holding) release(timeout time.Duration) error {
 	replies := h.inOrder()
-	if len(replies) == 0 {
-		return nil
-	}
-	for _, reply := range replies[:len(replies)-1] {
-		h.s.tell(reply, bodyNak)
-	}
-	if _, err := h.s.nc.Request(replies[len(replies)-1], []byte(bodyNak), timeout); err != nil {
+	if err := h.s.giveBack(replies, bodyNak, timeout); err != nil {
 		return fmt.Errorf("jetstream: give messages back: they come after the queue's ack_wait: %w", err)
 	}
 	return nil
+}
+
+// giveBack tells the server of messages that it has them back. It has dealt with
+// all when it answers the last one.
+func (s *session) giveBack(replies []string, body string, timeout time.Duration) error {
+	if len(replies) == 0 {
+		return nil
+	}
+	last := len(replies) - 1
+	for _, reply := range replies[:last] {
+		s.tell(reply, body)
+	}
+	_, err := s.nc.Request(replies[last], []byte(body), timeout)
+	return err
+}
+
+// browsed notes, for the stop of an embedded server, what was given back to a
+// queue. The server forgets over a restart that it has that back.
+func (b *Broker) browsed(queue string, replies []string) {
+	if b.server == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.givenBack[queue] = replies
+}
+
+// giveBackAgain makes an embedded server write down what Browse gave back.
+func (b *Broker) giveBackAgain(s *session) {
+	b.mu.Lock()
+	all := b.givenBack
+	b.mu.Unlock()
+	for _, replies := range all {
+		_ = s.giveBack(replies, bodyNakAtStop, b.cfg.ConfirmTimeout) // else AckWait brings them back
+	}
 }

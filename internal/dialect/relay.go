@@ -58,6 +58,8 @@ type RelaySQL struct {
 	Revive string
 	// RevivePurges says that Revive deletes too.
 	RevivePurges bool
+	// Rewrite gives the dead row $1 another payload, $2.
+	Rewrite string
 	// Purge deletes the dead rows of a list of ids ($1).
 	Purge string
 

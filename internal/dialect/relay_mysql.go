@@ -92,6 +92,8 @@ SELECT d.topic, d.` + "`key`" + `, d.payload, d.metadata
 FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_dead d FORCE INDEX (PRIMARY) ON d.id = j.id
 ORDER BY d.id`,
 
+	Rewrite: `UPDATE outbox_dead SET payload = ?2 WHERE id = ?1`,
+
 	Purge: `DELETE d FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_dead d FORCE INDEX (PRIMARY) ON d.id = j.id`,
 
 	Want: `UPDATE outbox_shards SET wanted = ?1`,

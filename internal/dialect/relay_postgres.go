@@ -82,6 +82,8 @@ INSERT INTO outbox (topic, key, payload, metadata)
 SELECT topic, key, payload, metadata FROM gone ORDER BY id`,
 	RevivePurges: true,
 
+	Rewrite: `UPDATE outbox_dead SET payload = $2 WHERE id = $1`,
+
 	Purge: `DELETE FROM outbox_dead WHERE id = ANY ($1::bigint[])`,
 
 	Want: `UPDATE outbox_shards SET wanted = $1 WHERE wanted <> $1`,

@@ -82,6 +82,8 @@ ORDER BY id LIMIT ?2`,
 INSERT INTO outbox (topic, key, payload, metadata)
 SELECT topic, key, payload, metadata FROM outbox_dead WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id`,
 
+	Rewrite: `UPDATE outbox_dead SET payload = ?2 WHERE id = ?1`,
+
 	Purge: `DELETE FROM outbox_dead WHERE id IN (SELECT value FROM json_each(?1))`,
 
 	Want: `UPDATE outbox_shards SET wanted = ?1 WHERE wanted <> ?1`,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -192,8 +193,25 @@ func (s *rowScan) key(row *changed) (err error) {
 		row.key = string(appendTexts(nil, texts))
 		row.pk = event.AppendString(nil, row.key)
 	}
-	row.at = s.at[row.key]
+	row.at = s.place(row.key)
 	return nil
+}
+
+// place is where a key stands among those that were asked for. SQLite may have
+// found it under another spelling: 1 for 1.0, or another case where the column's
+// collation has none.
+func (s *rowScan) place(key string) int {
+	if at, has := s.at[key]; has || len(s.at) == 0 {
+		return at
+	}
+	number, err := strconv.ParseFloat(key, 64)
+	for asked, at := range s.at {
+		n, other := strconv.ParseFloat(asked, 64)
+		if strings.EqualFold(asked, key) || err == nil && other == nil && n == number {
+			return at
+		}
+	}
+	return 0
 }
 
 // object is columns with their values as a JSON object; nil without values.

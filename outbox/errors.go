@@ -13,8 +13,8 @@ var (
 	// ErrNotMigrated reports that Lockstep's tables or columns are missing.
 	ErrNotMigrated = errors.New("database is not migrated")
 	// ErrFlushing reports that a function of an [Entity] marked, tracked, deleted or
-	// flushed rows: while events are written it may only read.
-	ErrFlushing = errors.New("events are being written: a function of an Entity may read, but not mark, track, delete or flush")
+	// flushed rows, or published: while events are written it may only read.
+	ErrFlushing = errors.New("events are being written: a function of an Entity may read, but not mark, track, delete, publish or flush")
 )
 
 // NotFoundError reports keys that have no row in the entity's table, so that

@@ -19,6 +19,9 @@ var ErrNotFlushed = errors.New("marked and not flushed")
 // errInTx reports a Commit or Rollback inside of InTx.
 var errInTx = errors.New("outbox: InTx ends its transaction itself: return nil from its function to commit, an error to roll back")
 
+// errEnded reports that a function given to InTx has run COMMIT or ROLLBACK.
+var errEnded = errors.New("outbox: the transaction was ended by a statement within the function of InTx, and what it marked may not be recorded: return nil to commit, an error to roll back")
+
 // Commit flushes and commits the transaction. Whoever wraps a transaction can
 // end it so and have no Flush to forget. When the flush fails, the transaction
 // is rolled back. Inside of [Outbox.InTx] it is an error.
@@ -240,8 +243,8 @@ func (c *GuardedConn) forget() { c.wrapped = nil }
 func (tx *Tx) marked() (what string, marked bool) {
 	for _, m := range tx.marks {
 		switch {
-		case len(m.keys) > 0:
-			return m.entity + "/" + firstOf(m.keys), true
+		case len(m.at) > 0:
+			return m.entity + "/" + firstOf(m.live()), true
 		case len(m.messages) > 0:
 			return "a message on " + m.messages[0].topic, true
 		}

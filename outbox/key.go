@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
@@ -72,43 +75,85 @@ func appendTexts(dst []byte, texts []string) []byte {
 	return append(dst, ']')
 }
 
-// checkKeys finds keys that are none of the column's type before the database
-// does, which could not tell which of many it was.
-func (p *plan) checkKeys(d Dialect, keys []string) error {
-	if d == SQLite { // takes any text, and finds no row
-		return nil
-	}
-	for _, key := range keys {
-		texts := []string{key}
-		if len(p.keys) > 1 {
-			texts = nil
-			_ = json.Unmarshal([]byte(key), &texts) // made by keyText
+// spell spells keys as the database does, where that can be told here: "007" is 7,
+// and each row is to be asked for once. It finds keys that are none of the column's
+// type before the database does, which could not tell which of many it was.
+func (p *plan) spell(d Dialect, keys []string) ([]string, error) {
+	spelled := keys
+	for i, key := range keys {
+		text, column, err := p.spellOne(d, key)
+		if err != nil {
+			return nil, &RowError{Entity: p.ID, Keys: []string{key}, Column: column, Err: err}
 		}
-		for i, text := range texts {
-			if c := p.keys[i]; !fitsKey(c, text) {
-				return &RowError{Entity: p.ID, Keys: []string{key}, Column: c.Name, Err: fmt.Errorf("%w: %.60q is no %s", ErrKey, text, c.Type)}
-			}
+		if text == key {
+			continue
 		}
+		if &spelled[0] == &keys[0] {
+			spelled = slices.Clone(keys)
+		}
+		spelled[i] = text
 	}
-	return nil
+	if &spelled[0] == &keys[0] {
+		return keys, nil
+	}
+	has := make(map[string]bool, len(spelled))
+	return slices.DeleteFunc(spelled, func(key string) bool {
+		twice := has[key]
+		has[key] = true
+		return twice
+	}), nil
 }
 
-func fitsKey(c dialect.Column, text string) bool {
-	bits := map[string]int{"smallint": 16, "integer": 32, "int": 32, "bigint": 64}[c.Base]
-	if bits > 0 {
-		if text, _ = strings.CutPrefix(strings.TrimSpace(text), "+"); strings.HasSuffix(strings.ToLower(c.Type), "unsigned") {
-			_, err := strconv.ParseUint(text, 10, bits)
-			return err == nil
+func (p *plan) spellOne(d Dialect, key string) (text, column string, err error) {
+	texts := []string{key}
+	if len(p.keys) > 1 {
+		texts = nil
+		_ = json.Unmarshal([]byte(key), &texts) // made by keyText
+	}
+	changed := false
+	for i, text := range texts {
+		c := p.keys[i]
+		spelled, ok := spellColumn(d, c, text)
+		if !ok {
+			return "", c.Name, fmt.Errorf("%w: %.60q is no %s", ErrKey, text, c.Type)
 		}
-		_, err := strconv.ParseInt(text, 10, bits)
-		return err == nil
+		changed = changed || spelled != text
+		texts[i] = spelled
 	}
-	if c.Base == "uuid" {
-		digits := strings.NewReplacer("-", "", "{", "", "}", "").Replace(strings.TrimSpace(text))
-		_, err := hex.DecodeString(digits)
-		return err == nil && len(digits) == 32
+	switch {
+	case !changed:
+		return key, "", nil
+	case len(texts) == 1:
+		return texts[0], "", nil
 	}
-	return !strings.Contains(text, "\x00")
+	return string(appendTexts(nil, texts)), "", nil
+}
+
+// spellColumn returns false for what the column's type does not take.
+func spellColumn(d Dialect, c dialect.Column, text string) (string, bool) {
+	bits := map[string]int{"smallint": 16, "integer": 32, "int": 32, "bigint": 64}[c.Base]
+	trimmed := strings.TrimSpace(text)
+	switch {
+	case d == SQLite: // takes any text, and finds no row
+		if n, err := strconv.ParseInt(trimmed, 10, 64); err == nil && strings.Contains(c.Base, "int") {
+			return strconv.FormatInt(n, 10), true
+		}
+		return text, true
+	case bits > 0 && strings.HasSuffix(strings.ToLower(c.Type), "unsigned"):
+		n, err := strconv.ParseUint(strings.TrimPrefix(trimmed, "+"), 10, bits)
+		return strconv.FormatUint(n, 10), err == nil
+	case bits > 0:
+		n, err := strconv.ParseInt(trimmed, 10, bits)
+		return strconv.FormatInt(n, 10), err == nil
+	case c.Base == "uuid":
+		digits := strings.NewReplacer("-", "", "{", "", "}", "").Replace(trimmed)
+		id, err := hex.DecodeString(digits)
+		if err != nil || len(id) != len(uuid.UUID{}) {
+			return "", false
+		}
+		return uuid.UUID(id).String(), true
+	}
+	return text, !strings.Contains(text, "\x00")
 }
 
 // keyText returns a key as the text its column's input conversion reads. Keys

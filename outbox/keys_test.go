@@ -116,3 +116,92 @@ func TestAlteredTable(t *testing.T) {
 		}
 	})
 }
+
+// Two spellings of one key are one key, whichever way they are marked, tracked or
+// deleted.
+func TestSpellingsOfAKey(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.exec(t, `INSERT INTO accounts (id, name) VALUES (7, 'x'), (8, 'y')`)
+		note := func(context.Context, outbox.Instance) (map[string]any, error) { return nil, nil }
+		for what, e := range map[string]outbox.Entity{"direct": {}, "here": {Meta: note}, "tracked": {Tracked: []string{"name"}}} {
+			m.exec(t, `DELETE FROM outbox`)
+			m := m.account(t, e)
+			m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error {
+				return errors.Join(tx.Track(ctx, "account", "07", 8), tx.Saved("account", 8, "007", 7), tx.Saved("account", "+7"))
+			})
+			if diff := cmp.Diff([]string{"8", "7"}, m.keys(t)); diff != "" {
+				t.Errorf("%s: keys (-want +have):\n%s", what, diff)
+			}
+			err := m.ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+				return errors.Join(tx.Track(ctx, "account", 7, 5), tx.Saved("account", 5, "007", 7))
+			})
+			if missing := (*outbox.NotFoundError)(nil); !errors.As(err, &missing) || cmp.Diff([]string{"5"}, missing.Keys) != "" {
+				t.Errorf("%s: 5 is missing: %v", what, err)
+			}
+			m.exec(t, `DELETE FROM outbox`)
+			m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error {
+				return errors.Join(tx.Track(ctx, "account", "08"), tx.Saved("account", "007", 8), tx.Delete(ctx, "account", "7"),
+					exec(ctx, tx, `INSERT INTO accounts (id, name) VALUES (7, 'x')`), tx.Saved("account", 7))
+			})
+			if diff := cmp.Diff([]string{"7", "8", "7"}, m.keys(t)); diff != "" {
+				t.Errorf("%s: keys after a deletion (-want +have):\n%s", what, diff)
+			}
+		}
+	})
+}
+
+func (m master) keys(t *testing.T) (keys []string) {
+	t.Helper()
+	for _, row := range m.rows(t) {
+		keys = append(keys, row.key)
+	}
+	return keys
+}
+
+func TestSpellingsOfOtherKeys(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		types := []struct {
+			declared, stored string
+			asked            []any
+		}{
+			{"UUID", "1a10c440-0728-58e6-99ee-92dc7dc35e29", []any{"1A10C440072858E699EE92DC7DC35E29", "{1a10c440-0728-58e6-99ee-92dc7dc35e29}"}},
+			{"NUMERIC(10,2)", "7.50", []any{"7.5", "7.500", "+7.5"}},
+			{"CHAR(3)", "a", []any{"a  ", "a"}},
+			{"DATE", "2026-01-02", []any{"2026-01-02", "20260102"}},
+		}
+		if m.dialect == outbox.SQLite {
+			types = types[:0]
+			types = append(types, struct {
+				declared, stored string
+				asked            []any
+			}{"TEXT COLLATE NOCASE", "abc", []any{"ABC"}})
+		}
+		note := func(context.Context, outbox.Instance) (map[string]any, error) { return nil, nil }
+		for _, c := range types {
+			m.exec(t, `DROP TABLE IF EXISTS things`)
+			m.exec(t, `CREATE TABLE things (id `+c.declared+` PRIMARY KEY, name TEXT)`)
+			m.addVersions(t, "things")
+			m.exec(t, `INSERT INTO things (id) VALUES ('`+c.stored+`')`)
+			for what, meta := range map[string]func(context.Context, outbox.Instance) (map[string]any, error){"direct": nil, "here": note} {
+				m.exec(t, `DELETE FROM outbox`)
+				m.ob = m.outbox(t, outbox.Entity{ID: "thing", Table: "things", Meta: meta})
+				m.inTx(t, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved("thing", c.asked...) })
+				if have := m.keys(t); len(have) != 1 {
+					t.Errorf("%s, %s: events of %v, want one", c.declared, what, have)
+				}
+				err := m.ob.InTx(t.Context(), m.DB, func(_ context.Context, tx *outbox.Tx) error {
+					other := map[string]string{"UUID": "00000000-0000-0000-0000-000000000000", "DATE": "2000-01-01"}[c.declared]
+					if other == "" {
+						other = "404"
+					}
+					return tx.Saved("thing", append([]any{other}, c.asked...)...)
+				})
+				if missing := (*outbox.NotFoundError)(nil); !errors.As(err, &missing) || len(missing.Keys) != 1 {
+					t.Errorf("%s, %s: one key is missing: %v", c.declared, what, err)
+				}
+			}
+		}
+	})
+}

@@ -49,11 +49,15 @@ type outgoing struct {
 // one such sequence for each topic; if one of them is refused by the broker, the
 // later ones wait for it.
 //
-// A payload may have Config.MaxPayload bytes. An error is an [ErrMessage], and
-// nothing of the call is published. The messages' contexts are not used.
+// A payload may have Config.MaxPayload bytes. An error is an [ErrMessage], or
+// [ErrFlushing] within a function of an [Entity], and nothing of the call is
+// published. The messages' contexts are not used.
 // Watermill asks for publishers that are safe for concurrent use; this one is a
 // transaction and is not.
 func (tx *Tx) Publish(topic string, msgs ...*message.Message) error {
+	if tx.flushing {
+		return fmt.Errorf("outbox: publish on %s: %w", topic, ErrFlushing)
+	}
 	if err := event.ValidateTopic(topic); err != nil {
 		return fmt.Errorf("outbox: publish: %w: %w", ErrMessage, err)
 	}

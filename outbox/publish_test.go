@@ -246,3 +246,26 @@ func (m master) runAll(t *testing.T, router *message.Router, channel *gochannel.
 		}
 	})
 }
+
+// A function of an entity runs while the flush is under way: what it published would
+// come too late for it.
+func TestPublishWithinAFunction(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		publish := func(_ context.Context, tx *outbox.Tx, _ []outbox.Instance) (map[string]any, error) {
+			return nil, tx.Publish("mail", message.NewMessage("", []byte("x")))
+		}
+		m = m.account(t, outbox.Entity{Serialize: publish, DeleteData: publish})
+		m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'x')`)
+		for what, work := range map[string]func(ctx context.Context, tx *outbox.Tx) error{
+			"Serialize":  func(_ context.Context, tx *outbox.Tx) error { return tx.Saved("account", 1) },
+			"DeleteData": func(ctx context.Context, tx *outbox.Tx) error { return tx.Delete(ctx, "account", 1) },
+		} {
+			if err := m.ob.InTx(t.Context(), m.DB, work); !errors.Is(err, outbox.ErrFlushing) {
+				t.Errorf("Publish in %s: %v, want ErrFlushing", what, err)
+			}
+		}
+		m.wantSent(t)
+		m.wantAccounts(t, 1)
+	})
+}

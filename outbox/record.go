@@ -49,11 +49,12 @@ func (tx *Tx) record(ctx context.Context, p *plan, op operation, keys []string) 
 	if len(keys) == 0 {
 		return nil
 	}
-	if err := p.checkKeys(tx.ob.dialect, keys); err != nil {
+	keys, err := p.spell(tx.ob.dialect, keys)
+	if err != nil {
 		return err
 	}
 	var found []bool
-	err := tx.locate(ctx, p, keys, func(keys []string) (err error) {
+	err = tx.locate(ctx, p, keys, func(keys []string) (err error) {
 		if op.sql.Record == "" {
 			found, err = tx.recordRows(ctx, p, op, keys)
 			return err
@@ -75,6 +76,32 @@ func (tx *Tx) record(ctx context.Context, p *plan, op operation, keys []string) 
 		}
 	}
 	return missing
+}
+
+// foundAlike counts a key as found if another spelling of it was, such as 1.0 of 1:
+// a statement changes a row once.
+func (tx *Tx) foundAlike(ctx context.Context, p *plan, keys []string, found []bool) error {
+	if p.sql.Same == "" || !slices.Contains(found, false) || !slices.Contains(found, true) {
+		return nil
+	}
+	rows, err := tx.tx.QueryContext(ctx, p.sql.Same, tx.ob.dialect.Texts(keys))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	first, alike := make([]int, 0, len(keys)), map[int]bool{}
+	for rows.Next() {
+		var place int
+		if err := rows.Scan(&place); err != nil {
+			return err
+		}
+		alike[place] = alike[place] || found[len(first)]
+		first = append(first, place)
+	}
+	for i, place := range first {
+		found[i] = alike[place]
+	}
+	return rows.Err()
 }
 
 // recordDirect has the database make the events. It reports which rows it found.
@@ -120,7 +147,10 @@ func (tx *Tx) recordDirect(ctx context.Context, p *plan, op operation, keys []st
 		}
 		found[index[id]] = true
 	}
-	return found, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return found, tx.foundAlike(ctx, p, keys, found)
 }
 
 // saveOneArgs are the parameters of the statement that saves a single key.
@@ -146,6 +176,9 @@ func (tx *Tx) recordRows(ctx context.Context, p *plan, op operation, keys []stri
 	found := make([]bool, len(keys))
 	for i := range rows {
 		found[rows[i].at] = true
+	}
+	if err := tx.foundAlike(ctx, p, keys, found); err != nil {
+		return nil, err
 	}
 	if p.Muted || slices.Contains(found, false) {
 		return found, nil

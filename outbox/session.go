@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +30,7 @@ type session struct {
 	conn     *sql.Conn
 	prepared *prepared
 	name     func() string // a new one for a prepared statement
+	left     leftover
 }
 
 // prepared is what a server session has prepared. Only who has its connection
@@ -54,6 +57,9 @@ const (
 	// sessionLife is how long a session that is not used is remembered: its
 	// connection may have been closed, which nobody says.
 	sessionLife = 10 * time.Minute
+	// maxSessions bounds how many are remembered, of pools that renew their
+	// connections often. One that is forgotten prepares its statements anew.
+	maxSessions = 1000
 	// rollbackTimeout bounds a rollback. The context of the transaction may have ended.
 	rollbackTimeout = 5 * time.Second
 )
@@ -91,8 +97,7 @@ func (ob *Outbox) begin(ctx context.Context, db *sql.DB) (*session, error) {
 		if err == nil {
 			return s, nil
 		}
-		s.rollback(ctx)
-		_ = conn.Close()
+		s.end(ctx, false)
 		if ctx.Err() != nil || !errors.Is(err, driver.ErrBadConn) {
 			return nil, errors.Join(ctx.Err(), err)
 		}
@@ -105,19 +110,33 @@ func (all *sessions) find(dc any, now time.Time) *prepared {
 	defer all.mu.Unlock()
 	if now.Sub(all.swept) > sessionLife {
 		all.swept = now
-		for dc, p := range all.known {
-			if now.Sub(p.used) > sessionLife {
-				delete(all.known, dc)
-			}
-		}
+		all.forget(now.Add(-sessionLife))
 	}
 	p := all.known[dc]
 	if p == nil {
+		if len(all.known) >= maxSessions {
+			all.forgetHalf()
+		}
 		p = &prepared{byText: map[string]*statement{}}
 		all.known[dc] = p
 	}
 	p.used = now
 	return p
+}
+
+// forget forgets the sessions that were last used before a time.
+func (all *sessions) forget(before time.Time) {
+	maps.DeleteFunc(all.known, func(_ any, p *prepared) bool { return p.used.Before(before) })
+}
+
+// forgetHalf forgets those that were not used for the longest time.
+func (all *sessions) forgetHalf() {
+	var used []time.Time
+	for _, p := range all.known {
+		used = append(used, p.used)
+	}
+	slices.SortFunc(used, time.Time.Compare)
+	all.forget(used[len(used)/2])
 }
 
 // name returns a new name for a prepared statement.
@@ -132,17 +151,20 @@ func (all *sessions) name() string {
 func (ob *Outbox) inSession(ctx context.Context, s *session, fn func(ctx context.Context, tx *Tx) error) (err error) {
 	committed := false
 	defer func() {
-		defer func() { _ = s.conn.Close() }()
+		s.end(ctx, committed)
 		if committed {
 			return
 		}
-		s.rollback(ctx)
 		if canceled := ctx.Err(); err != nil && canceled != nil && !errors.Is(err, canceled) {
 			err = fmt.Errorf("%w: %w", canceled, err) // the driver says "bad connection"
 		}
 	}()
 	tx := &Tx{ob: ob, tx: s.conn, session: s}
 	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	s.left.close()
+	if err := s.inStep(ctx); err != nil {
 		return err
 	}
 	if err := tx.flushAndCommit(ctx); err != nil {
@@ -162,10 +184,7 @@ func (tx *Tx) flushAndCommit(ctx context.Context) error {
 		return err
 	}
 	if p == nil {
-		if err := tx.session.commit(ctx); err != nil {
-			return fmt.Errorf("outbox: commit: %w", err)
-		}
-		return nil
+		return commitFault(tx.session.commit(ctx))
 	}
 	args, err := tx.ob.saveOneArgs(ctx, key)
 	if err != nil {
@@ -178,15 +197,41 @@ func (tx *Tx) flushAndCommit(ctx context.Context) error {
 	case dialect.IsNoSuchKey(err):
 		return &NotFoundError{Entity: p.ID, Keys: []string{key}}
 	}
+	if tx.session.hasEnded(ctx, err) { // so it was the COMMIT: a deferred constraint, for example
+		return commitFault(err)
+	}
 	tx.ob.forget(p.ID) // the table may have been altered
 	return p.blame([]string{key}, err)
+}
+
+func commitFault(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case dialect.IsNoTransaction(err):
+		return fmt.Errorf("%w: %w", errEnded, err)
+	}
+	return fmt.Errorf("outbox: commit: %w", err)
+}
+
+// hasEnded tells after an error whether the server has ended the transaction, or
+// waits for it to be rolled back.
+func (s *session) hasEnded(ctx context.Context, err error) bool {
+	if dialect.IsNoTransaction(err) {
+		return true
+	}
+	if dialect.Classify(err) != dialect.Data {
+		return false // it makes no difference
+	}
+	_, err = s.conn.ExecContext(ctx, inTransaction)
+	return dialect.IsNoTransaction(err)
 }
 
 // lastKey takes the last mark away if it is a single key whose event the database
 // makes by itself.
 func (tx *Tx) lastKey(ctx context.Context) (p *plan, key string, err error) {
 	n := len(tx.marks)
-	if n == 0 || len(tx.marks[n-1].keys) != 1 {
+	if n == 0 || len(tx.marks[n-1].at) != 1 {
 		return nil, "", nil
 	}
 	last := tx.marks[n-1]
@@ -195,28 +240,21 @@ func (tx *Tx) lastKey(ctx context.Context) (p *plan, key string, err error) {
 		return nil, "", err
 	}
 	tx.marks = tx.marks[:n-1]
-	return p, last.keys[0], p.checkKeys(tx.ob.dialect, last.keys)
+	keys, err := p.spell(tx.ob.dialect, last.live())
+	if err != nil {
+		return nil, "", err
+	}
+	return p, keys[0], nil
 }
 
-// commit commits. A COMMIT alone would end a transaction that has failed, although
-// fn has not said so, without an error; the SELECT does not.
+// inTransaction is refused in a transaction that has failed and where there is none.
+const inTransaction = "SAVEPOINT lockstep_commit"
+
+// commit commits. A COMMIT alone would end a transaction that has failed, or that
+// fn has ended by a statement of its own, without an error.
 func (s *session) commit(ctx context.Context) error {
-	_, err := s.conn.ExecContext(ctx, "SELECT; COMMIT")
+	_, err := s.conn.ExecContext(ctx, inTransaction+"; COMMIT")
 	return err
-}
-
-// rollback rolls back, or closes the connection, which has the same effect. After
-// a cancellation it is closed: the driver's request to cancel may be late.
-func (s *session) rollback(ctx context.Context) {
-	if ctx.Err() != nil {
-		_ = s.conn.Raw(func(any) error { return driver.ErrBadConn })
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-	defer cancel()
-	if _, err := s.conn.ExecContext(ctx, "ROLLBACK"); err != nil {
-		_ = s.conn.Raw(func(any) error { return driver.ErrBadConn })
-	}
 }
 
 // executeAndCommit runs a statement with text parameters and commits.
@@ -239,7 +277,7 @@ func (s *session) executeAndCommit(ctx context.Context, text string, args ...str
 	for i, arg := range args {
 		quoted[i] = dialect.Postgres.QuoteText(arg)
 	}
-	_, err := s.conn.ExecContext(ctx, "EXECUTE "+known.name+"("+strings.Join(quoted, ", ")+"); COMMIT")
+	_, err := s.conn.ExecContext(ctx, "EXECUTE "+known.name+"("+strings.Join(quoted, ", ")+"); "+inTransaction+"; COMMIT")
 	if err != nil && dialect.IsStale(err) {
 		known.name = ""
 	}

@@ -36,7 +36,10 @@ func (tx *Tx) Track(ctx context.Context, entity string, keys ...any) error {
 	if err != nil || len(p.tracked) == 0 {
 		return err
 	}
-	if err := p.checkKeys(tx.ob.dialect, texts); err != nil {
+	if len(texts) == 0 {
+		return nil
+	}
+	if texts, err = p.spell(tx.ob.dialect, texts); err != nil {
 		return err
 	}
 	known := tx.tracked[entity]

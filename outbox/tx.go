@@ -36,10 +36,25 @@ type handle interface {
 // messages that were published in a row.
 type mark struct {
 	entity string
-	keys   []string // in the order in which they were marked
-	has    map[string]bool
+	keys   []string       // in the order in which they were marked
+	at     map[string]int // their places in keys; a key that was deleted is not in it
+	plain  int            // how many of keys are spelled as the database does
 
 	messages []outgoing // published; a mark with messages has no entity
+}
+
+// live returns the keys that were not deleted since they were marked.
+func (m *mark) live() []string {
+	if len(m.at) == len(m.keys) {
+		return m.keys
+	}
+	keys := make([]string, 0, len(m.at))
+	for i, k := range m.keys {
+		if at, marked := m.at[k]; marked && at == i {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // InTx runs fn in a transaction of db: begin, fn, flush, commit. An error of fn
@@ -93,16 +108,27 @@ func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.R
 
 // QueryContext runs a query in the transaction.
 func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if tx.session != nil {
+		return tx.session.query(ctx, query, args)
+	}
 	return tx.tx.QueryContext(ctx, query, args...)
 }
 
 // QueryRowContext runs a query for at most one row in the transaction.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if tx.session != nil {
+		return tx.session.queryRow(ctx, query, args)
+	}
 	return tx.tx.QueryRowContext(ctx, query, args...)
 }
 
-// PrepareContext prepares a statement for the transaction.
+// PrepareContext prepares a statement for the transaction. Close its results
+// before the transaction ends: through lib/pq, [Outbox.InTx] takes an open one for
+// an error, and the pool has the connection back only when it is closed.
 func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
+	if tx.session != nil {
+		tx.session.left.prepared = true
+	}
 	return tx.tx.PrepareContext(ctx, query)
 }
 
@@ -123,12 +149,12 @@ func (tx *Tx) Saved(entity string, keys ...any) error {
 	i := slices.IndexFunc(tx.marks, func(m *mark) bool { return m.entity == entity })
 	if i < 0 {
 		i = len(tx.marks)
-		tx.marks = append(tx.marks, &mark{entity: entity, has: map[string]bool{}})
+		tx.marks = append(tx.marks, &mark{entity: entity, at: map[string]int{}})
 	}
 	m := tx.marks[i]
 	for _, k := range texts {
-		if !m.has[k] {
-			m.has[k] = true
+		if _, twice := m.at[k]; !twice {
+			m.at[k] = len(m.keys)
 			m.keys = append(m.keys, k)
 		}
 	}
@@ -160,7 +186,13 @@ func (tx *Tx) remove(ctx context.Context, entity string, keys []any, operation f
 	if err != nil {
 		return err
 	}
-	tx.unmark(entity, texts)
+	if len(texts) == 0 {
+		return nil
+	}
+	if texts, err = p.spell(tx.ob.dialect, texts); err != nil {
+		return err
+	}
+	tx.unmark(p, texts)
 	if err := tx.record(ctx, p, operation(p), texts); err != nil {
 		return err
 	}
@@ -172,16 +204,33 @@ func (tx *Tx) remove(ctx context.Context, entity string, keys []any, operation f
 	return nil
 }
 
-func (tx *Tx) unmark(entity string, keys []string) {
+func (tx *Tx) unmark(p *plan, keys []string) {
 	for _, m := range tx.marks {
-		if m.entity != entity {
+		if m.entity != p.ID {
 			continue
 		}
+		m.spell(tx.ob.dialect, p)
 		for _, k := range keys {
-			delete(m.has, k)
+			delete(m.at, k)
 		}
-		m.keys = slices.DeleteFunc(m.keys, func(k string) bool { return !m.has[k] })
 	}
+}
+
+// spell spells the keys that were marked since the last time as the database does.
+// What cannot be one stays: the flush tells.
+func (m *mark) spell(d Dialect, p *plan) {
+	for i := m.plain; i < len(m.keys); i++ {
+		key := m.keys[i]
+		text, _, err := p.spellOne(d, key)
+		if at, marked := m.at[key]; err != nil || text == key || !marked || at != i {
+			continue
+		}
+		delete(m.at, key)
+		if _, twice := m.at[text]; !twice {
+			m.keys[i], m.at[text] = text, i
+		}
+	}
+	m.plain = len(m.keys)
 }
 
 // Savepoint runs fn between a savepoint and its release. An error of fn takes
@@ -213,7 +262,7 @@ func (tx *Tx) Savepoint(ctx context.Context, fn func(ctx context.Context) error)
 func cloneMarks(marks []*mark) []*mark {
 	clones := make([]*mark, len(marks))
 	for i, m := range marks {
-		clones[i] = &mark{entity: m.entity, keys: slices.Clone(m.keys), has: maps.Clone(m.has), messages: slices.Clone(m.messages)}
+		clones[i] = &mark{entity: m.entity, keys: slices.Clone(m.keys), at: maps.Clone(m.at), plain: m.plain, messages: slices.Clone(m.messages)}
 	}
 	return clones
 }
@@ -237,7 +286,7 @@ func (tx *Tx) Flush(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := tx.record(ctx, p, p.saving(), m.keys); err != nil {
+		if err := tx.record(ctx, p, p.saving(), m.live()); err != nil {
 			return err
 		}
 	}

@@ -153,6 +153,13 @@ func IsNoSuchKey(err error) bool {
 		strings.Contains(err.Error(), `"key"`) && strings.Contains(err.Error(), `"outbox"`)
 }
 
+// IsNoTransaction reports whether PostgreSQL says that there is no transaction,
+// where there should be one.
+func IsNoTransaction(err error) bool {
+	var state sqlStater
+	return errors.As(err, &state) && state.SQLState() == "25P01" // no_active_sql_transaction
+}
+
 // tooLarge stands in the error of a statement that made an event which is too
 // large, before its size and its key.
 const tooLarge = "lockstep: too large: "

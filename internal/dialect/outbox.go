@@ -63,6 +63,9 @@ type EntitySQL struct {
 	Sync Operation
 	// Remove deletes the rows and records nothing.
 	Remove string
+	// Same returns for each key in its order the place, from 1, of the first that the
+	// column's type takes for equal. PostgreSQL only.
+	Same string
 	// Track locks the rows and returns their tracked columns.
 	Track string
 	// Check fails if Where is not a condition on the table's rows.

@@ -120,6 +120,11 @@ ORDER BY c.ord`
 	postgresRemove = `
 DELETE FROM {table} AS t USING lockstep_marked m WHERE {match}`
 
+	postgresSame = `
+SELECT min(m.ord) OVER (PARTITION BY {marked_columns})
+FROM lockstep_marked m
+ORDER BY m.ord`
+
 	// postgresTrack locks in the order of the keys, so that two who track the same
 	// rows wait for each other instead of getting into a deadlock.
 	postgresTrack = `
@@ -215,6 +220,7 @@ func PostgresEntity(e EntityTable) EntitySQL {
 		Delete:   operation(d, postgresDeleted, postgresInsert),
 		Deleting: operation(d, postgresDeleting, postgresInsert),
 		Remove:   b.build(postgresMarked+postgresRemove, keysOnly),
+		Same:     b.build(postgresMarked+postgresSame, keysOnly),
 		Track:    b.build(postgresMarked+postgresTrack, keysOnly),
 		Check:    b.build(postgresCheck, keysOnly),
 	}
@@ -253,7 +259,7 @@ func (b postgresBuilder) build(template string, p parameters) string {
 		"{where}", b.Where,
 		"{lists}", lists, "{list_names}", names, "{mark}", mark,
 		"{marked_keys}", b.markedKeys("m.k"), "{one_key}", b.markedKeys("$1::text"),
-		"{marked_text}", b.keyTexts("m.k"),
+		"{marked_text}", b.keyTexts("m.k"), "{marked_columns}", b.markedColumns(),
 		"{match}", b.match(),
 		"{key_text}", keys,
 		"{pk}", b.pk(keys),
@@ -279,6 +285,14 @@ func (b postgresBuilder) markedKeys(text string) string {
 		keys[i] += " AS k" + itoa(i)
 	}
 	return strings.Join(keys, ", ")
+}
+
+func (b postgresBuilder) markedColumns() string {
+	columns := make([]string, len(b.Keys))
+	for i := range columns {
+		columns[i] = "m.k" + itoa(i)
+	}
+	return strings.Join(columns, ", ")
 }
 
 func (b postgresBuilder) castKeys(text string) []string {

@@ -43,7 +43,7 @@ type result struct {
 	Messages  int     `json:"messages"`
 }
 
-var rows = []row{relayForwarder, relayRaw, relayRawBare, relayJetStream, relayOpen, relayBacklog, relayMemory, endToEnd, apply, writerOne, writerEight}
+var rows = []row{relayForwarder, relayRaw, relayRawBare, relayJetStream, relayOpen, relayCollapse, relayBacklog, relayMemory, endToEnd, apply, writerOne, writerEight}
 
 func main() {
 	only := flag.String("only", "", "run the rows whose name contains this")

@@ -101,8 +101,8 @@ func relayRate(ctx context.Context, r *rig, n int) (float64, error) {
 }
 
 // empty runs a relay until it has published n messages.
-func empty(ctx context.Context, db *sql.DB, broker message.Publisher, n int) (time.Duration, error) {
-	forward, err := relay.New(db, broker, relay.Config{})
+func empty(ctx context.Context, db *sql.DB, broker message.Publisher, n int, cfg ...relay.Config) (time.Duration, error) {
+	forward, err := relay.New(db, broker, append(cfg, relay.Config{})[0])
 	if err != nil {
 		return 0, err
 	}
@@ -111,7 +111,7 @@ func empty(ctx context.Context, db *sql.DB, broker message.Publisher, n int) (ti
 	began := time.Now()
 	go func() { ended <- forward.Run(running) }()
 	// Published is confirmed and deleted; asking the table would slow both down.
-	err = until(ctx, func() bool { return forward.Stats().Published >= int64(n) })
+	err = until(ctx, func() bool { s := forward.Stats(); return s.Published+s.Collapsed >= int64(n) })
 	took := time.Since(began)
 	stop()
 	return took, errors.Join(err, <-ended)

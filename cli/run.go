@@ -47,6 +47,7 @@ works, the others stand by.`,
 	f.IntVar(&cfg.MaxAttempts, "max-attempts", 25, "`times` the broker may refuse a message before it moves to outbox_dead")
 	f.StringVar(&broadcast, "unroutable", string(relay.Drop), "`what` becomes of events that no queue is bound to: drop, retry or dead")
 	f.StringVar(&direct, "unroutable-direct", string(relay.Retry), "`what` becomes of messages to a single queue: drop, retry or dead")
+	f.BoolVar(&cfg.Collapse, "collapse", false, "when behind, send only the newest event of a key")
 	f.DurationVar(&cfg.DrainTimeout, flagDrain, 30*time.Second, "longest `time` to finish what is under way when interrupted")
 	return cmd
 }

@@ -14,6 +14,10 @@ const (
 	HeaderQueue = "lockstep-queue"
 	// HeaderForce marks a SYNC that may lower a replica's revision. Its value is "1".
 	HeaderForce = "lockstep-force"
+	// HeaderTraceParent and HeaderTraceState carry the writer's span, as W3C Trace
+	// Context has them.
+	HeaderTraceParent = "traceparent"
+	HeaderTraceState  = "tracestate"
 	// HeaderReason says in one word why a message became a dead letter.
 	HeaderReason = "lockstep-reason"
 	// HeaderError is the text of the error that made a message a dead letter.

@@ -103,13 +103,19 @@ type relayInside struct {
 // startRelay starts a relay. A url leads it to the broker by another way.
 func (r *rig) startRelay(t *testing.T, url ...string) *relayInside {
 	t.Helper()
-	b, err := r.connect(t.Context(), append(url, r.brokerURL)[0])
+	return r.relay(t, append(url, r.brokerURL)[0], relay.Config{})
+}
+
+func (r *rig) relay(t *testing.T, url string, cfg relay.Config) *relayInside {
+	t.Helper()
+	b, err := r.connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The lease outlasts a machine that is slow for a while; nobody waits for its
 	// end, since relays that are stopped give it back.
-	re, err := relay.New(r.pool(t, "relay", r.master, r.masterDSN), b, relay.Config{Logger: r.log, LeaseTTL: relayLease})
+	cfg.Logger, cfg.LeaseTTL = r.log, relayLease
+	re, err := relay.New(r.pool(t, "relay", r.master, r.masterDSN), b, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ func relaySeries() []series[relay.Stats] {
 		gauge("lockstep_relay_last_confirmed_timestamp_seconds", "When the broker last confirmed a message of this relay; 0 for never.",
 			func(s stats) float64 { return unix(s.LastConfirmed) }),
 		counter("lockstep_relay_published_total", "Messages confirmed by the broker and deleted.", func(s stats) int64 { return s.Published }),
+		counter("lockstep_relay_collapsed_total", "Events deleted with a newer one of their key.", func(s stats) int64 { return s.Collapsed }),
 		counter("lockstep_relay_dropped_total", "Messages that no queue was bound to, and deleted.", func(s stats) int64 { return s.Dropped }),
 		counter("lockstep_relay_returned_total", "Times that no queue was bound to a message's topic.", func(s stats) int64 { return s.Returned }),
 		counter("lockstep_relay_failed_total", "Tries that the broker refused.", func(s stats) int64 { return s.Refused }),

@@ -40,7 +40,8 @@ type Config struct {
 	// BatchSize is how many rows are read at once. Default 500.
 	BatchSize int
 	// BatchBytes is how many bytes of payload are read at once; a larger single
-	// row is read alone. At most five batches are in memory. Default 4 MiB.
+	// row is read alone. At most five batches are in memory, of up to twice the size
+	// with Collapse. Default 4 MiB.
 	BatchBytes int64
 	// Poll is how long an idle relay waits before it looks again, at most.
 	// Default 200 ms.
@@ -74,6 +75,13 @@ type Config struct {
 	// decides, and those with 0 follow. When it changes, every relay settles what
 	// it has under way before the first goes on. Default 0.
 	Shards int
+	// Collapse sends, when the relay is behind, only the newest pending event of a
+	// key, with the older ones' previous values, so that the broker and the replicas
+	// have work in proportion to keys, not to events. The older rows are deleted with
+	// the newest. Replicas end with the same rows; they count the revisions left
+	// out as gaps, and handlers do not see each state. Only SAVEs and DELETEs
+	// that package outbox has written are left out. Default false.
+	Collapse bool
 	// Look is how often the relay counts what is in the outbox, for
 	// [Stats.Outbox] and [Stats.Stalled]; less often when counting takes long. It
 	// uses one more connection. Zero: never.

@@ -17,6 +17,9 @@ type row struct {
 	payload  []byte
 	metadata []byte
 	retry    bool // fetched again because its key was blocked
+	// skipped are the ids of older rows of the key that this one is sent for too;
+	// see folder. They share its fate, unless it is refused.
+	skipped []int64
 }
 
 // unit is what order is kept within: one key of one entity, on whichever topic.
@@ -119,6 +122,23 @@ func (w *waiting) queue(id int64) {
 	if i, found := slices.BinarySearch(w.ids, id); !found {
 		w.ids = slices.Insert(w.ids, i, id)
 	}
+}
+
+// queueRow adds a row's id and those it stands for.
+func (w *waiting) queueRow(r row) {
+	for _, id := range r.skipped {
+		w.queue(id)
+	}
+	w.queue(r.id)
+}
+
+// count is how many rows of the table the rows stand for.
+func count(rows []row) int {
+	n := len(rows)
+	for _, r := range rows {
+		n += len(r.skipped)
+	}
+	return n
 }
 
 // retryBatch is how many messages of a key that is moving again go at once.

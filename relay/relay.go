@@ -61,6 +61,7 @@ type Relay struct {
 	poll, leaseTTL, leaseRenew, drainFor time.Duration
 	look                                 time.Duration
 	shardsWanted                         int
+	collapses                            bool
 
 	owned sync.Map // chan struct{} of each session, for hints of writers
 
@@ -140,7 +141,7 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 		policy:    policy{cfg.MaxAttempts, cfg.UnroutableBroadcast, cfg.UnroutableDirect},
 		batchSize: cfg.BatchSize, batchBytes: cfg.BatchBytes, poll: cfg.Poll,
 		leaseTTL: cfg.LeaseTTL, leaseRenew: cfg.LeaseRenew, drainFor: cfg.DrainTimeout, look: cfg.Look,
-		shardsWanted: cfg.Shards,
+		shardsWanted: cfg.Shards, collapses: cfg.Collapse,
 	}
 	if p, ok := pub.(PipelinedPublisher); ok {
 		r.pipelined = p
@@ -268,6 +269,9 @@ func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Po
 	lanes := r.lanes.fresh()
 	for ctx.Err() == nil && hard.Err() == nil {
 		s := &session{Relay: r, lease: l, ledger: newLedger(), settled: make(chan struct{}, 1), wake: wake, lanes: lanes}
+		if r.collapses {
+			s.fold = newFolder()
+		}
 		if old := current.Swap(s.ledger); old != nil {
 			r.stats.ledgers.Delete(old)
 		}

@@ -28,6 +28,7 @@ type session struct {
 	settled   chan struct{} // a hint for the reader: something was settled
 	heededAt  time.Time     // when failures were last read for requests
 	keysDue   time.Time     // when blocked keys are looked at next
+	fold      *folder       // what was read and waits to be sent; nil: rows are sent as they are
 	undeleted error         // why confirmed rows may still be in the table
 }
 
@@ -154,7 +155,8 @@ func (s *session) settle(ctx context.Context, b batch) error {
 
 func (s *session) count(what settlement) {
 	if len(what.done) > 0 {
-		s.stats.published.Add(int64(len(what.done) - what.dropped))
+		s.stats.published.Add(int64(len(what.done) - what.dropped - what.collapsed))
+		s.stats.collapsed.Add(int64(what.collapsed))
 		s.stats.dropped.Add(int64(what.dropped))
 		s.stats.lastConfirmed.Store(time.Now().UnixNano())
 		s.resumed()
@@ -163,7 +165,7 @@ func (s *session) count(what settlement) {
 		s.unwanted(topic)
 	}
 	s.stats.returned.Add(int64(what.returned))
-	s.stats.refused.Add(int64(len(what.failed)))
+	s.stats.refused.Add(int64(len(what.failed) + what.apart))
 	s.stats.dead.Add(int64(len(what.dead)))
 	for _, f := range what.dead {
 		s.log.Error("message is dead", keyOutboxID, f.row.id, keyTopic, f.row.topic, keyKey, f.row.unit.key, keyAttempts, f.attempts, keyError, f.err)
@@ -202,7 +204,13 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 			}
 			return err
 		}
-		if rows = s.ledger.admit(rows); len(rows) > 0 {
+		behind := s.behind(rows, found)
+		rows = s.ledger.admit(rows)
+		if s.fold != nil && s.collapse(rows, behind, fetched) {
+			s.awake(ctx)
+			continue
+		}
+		if len(rows) > 0 {
 			fetched <- rows // the sender takes it in any case: it must be settled
 			s.awake(ctx)
 			continue
@@ -215,6 +223,33 @@ func (s *session) read(ctx context.Context, fetched chan<- []row) error {
 		}
 	}
 	return nil
+}
+
+// behind reports whether a read was as large as one may be, so that there is more.
+func (s *session) behind(rows []row, found int) bool {
+	if s.fold == nil || found == 0 {
+		return false
+	}
+	size := int64(0)
+	for _, r := range rows {
+		size += int64(len(r.payload))
+	}
+	return found >= s.batchSize || size >= s.batchBytes
+}
+
+// collapse takes the rows of a read, and sends what it has of them once nothing
+// more is there or it has enough. It returns false for rows that are to be sent
+// as they are: those of keys that were refused, and none.
+func (s *session) collapse(rows []row, behind bool, fetched chan<- []row) bool {
+	again := len(rows) > 0 && rows[0].retry
+	if !again {
+		s.fold.add(rows)
+	}
+	// What was read before goes before rows that are tried again.
+	if kept := len(s.fold.kept); kept > 0 && (again || !behind || s.fold.full(s.batchSize, s.batchBytes)) {
+		fetched <- s.fold.take()
+	}
+	return len(rows) > 0 && !again
 }
 
 // next reads what is to be published next: keys to try again first, then rows

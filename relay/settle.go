@@ -95,6 +95,11 @@ type settlement struct {
 	dropped int
 	// droppedTopics are their topics, neighbours once.
 	droppedTopics []string
+	// collapsed counts rows among done that a newer one was sent for.
+	collapsed int
+	// apart counts messages that were sent for several rows and refused; each of
+	// the rows is sent by itself now.
+	apart int
 	// returned counts messages that no queue wanted, whatever becomes of them.
 	returned int
 	// outage is the reason why some messages' fate is unknown.
@@ -120,14 +125,14 @@ type failure struct {
 func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settlement {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.inFlight -= len(rows)
+	l.inFlight -= count(rows)
 	var s settlement
 	for i, r := range rows {
 		w := l.blocked[r.unit]
 		if w != nil && (!r.retry || w.ids[0] != r.id) {
 			// A message before it was refused while this one was under way. It
 			// goes again behind that one, so that the last word is the newest.
-			w.queue(r.id)
+			w.queueRow(r)
 			continue
 		}
 		var err error
@@ -145,7 +150,9 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 		case result == unknown:
 			s.outage = err
 			if w == nil { // nothing behind it may overtake it
-				l.blocked[r.unit] = &waiting{ids: []int64{r.id}}
+				w = &waiting{}
+				w.queueRow(r)
+				l.blocked[r.unit] = w
 			}
 		case result == suspect:
 			w.retryAt = now.Add(backoff(attempts + 1))
@@ -153,11 +160,18 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 			if result == dropped {
 				s.drop(r.topic)
 			}
-			s.done = append(s.done, r.id)
+			s.done = append(append(s.done, r.skipped...), r.id)
+			s.collapsed += len(r.skipped)
 			if attempts > 0 {
 				s.mended = append(s.mended, r.id)
 			}
 			l.pop(r, w, now)
+		case len(r.skipped) > 0: // nobody knows which of its rows is to blame
+			s.apart++
+			w = &waiting{}
+			w.queueRow(r)
+			w.retryAt = now
+			l.blocked[r.unit] = w
 		case result == hopeless, attempts+1 >= p.maxAttempts:
 			s.dead = append(s.dead, failure{row: r, err: err, attempts: attempts + 1})
 			l.pop(r, w, now)

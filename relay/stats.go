@@ -12,6 +12,7 @@ import (
 // Stats is what a relay has done since it was made, and how it stands.
 type Stats struct {
 	Published int64 // confirmed by the broker and deleted
+	Collapsed int64 // deleted with a newer event of their key, see Config.Collapse
 	Dropped   int64 // confirmed, but no queue was bound to the topic, and deleted
 	Returned  int64 // times that no queue was bound to a message's topic, whatever the policy
 	Refused   int64 // tries that the broker refused
@@ -58,7 +59,7 @@ type Outbox struct {
 }
 
 type stats struct {
-	published, dropped, returned, refused, dead, pauses, lastConfirmed, term, leading, batch atomic.Int64
+	published, collapsed, dropped, returned, refused, dead, pauses, lastConfirmed, term, leading, batch atomic.Int64
 
 	read, send, confirm, settle timing
 
@@ -103,7 +104,7 @@ func (t *timing) snapshot() Timing {
 func (r *Relay) Stats() Stats {
 	st := &r.stats
 	s := Stats{
-		Published: st.published.Load(), Dropped: st.dropped.Load(), Returned: st.returned.Load(),
+		Published: st.published.Load(), Collapsed: st.collapsed.Load(), Dropped: st.dropped.Load(), Returned: st.returned.Load(),
 		Refused: st.refused.Load(), Dead: st.dead.Load(), Pauses: st.pauses.Load(),
 		Term: st.term.Load(), BatchSize: st.batch.Load(),
 		Read: st.read.snapshot(), Send: st.send.snapshot(), Confirm: st.confirm.snapshot(), Settle: st.settle.snapshot(),

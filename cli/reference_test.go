@@ -57,7 +57,7 @@ func TestReferenceOfFlags(t *testing.T) {
 		}
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			value := f.DefValue
-			if value == "" || value == "0" {
+			if slices.Contains([]string{"", "0", "0s", "false", "[]"}, value) {
 				value = "–"
 			}
 			key := "`--" + f.Name + "` " + value
@@ -90,6 +90,8 @@ func keys(of reflect.Type, prefix string) (names []string) {
 		case !ok:
 		case field.Type.Kind() == reflect.Map && field.Type.Elem().Kind() == reflect.Struct:
 			names = append(names, keys(field.Type.Elem(), tag+".ID.")...)
+		case field.Type.Kind() == reflect.Struct:
+			names = append(names, keys(field.Type, tag+".")...)
 		default:
 			names = append(names, prefix+tag)
 		}

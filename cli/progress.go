@@ -37,10 +37,16 @@ func quietFlag(cmd *cobra.Command, quiet *bool) {
 // newProgress starts the clock. A total of 0 is an unknown one.
 func newProgress(cmd *cobra.Command, quiet bool, what string, total int64) *progress {
 	p := &progress{out: cmd.ErrOrStderr(), what: what, total: total, quiet: quiet, started: time.Now(), last: time.Now()}
-	if f, ok := p.out.(*os.File); ok && !quiet && term.IsTerminal(int(f.Fd())) {
+	if !quiet && isTerminal(p.out) {
 		p.bar = newBar(p.out, what, total)
 	}
 	return p
+}
+
+// isTerminal reports whether somebody may be watching.
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func newBar(out io.Writer, what string, total int64) *progressbar.ProgressBar {

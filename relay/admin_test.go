@@ -247,3 +247,37 @@ func TestRetryDeadRenewsTheExpiry(t *testing.T) {
 		}
 	})
 }
+
+// The overview says what waits, what fails, and who has the lease.
+func TestOverview(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		admin := m.admin(t)
+		o, err := admin.Overview(t.Context())
+		if off := time.Since(o.Now); err != nil || off < -time.Minute || off > time.Minute {
+			t.Fatalf("Overview: its clock is %v off, %v", off, err)
+		}
+		o.Now = time.Time{}
+		if diff := cmp.Diff(relay.Overview{Shards: 1}, o); diff != "" {
+			t.Errorf("of an empty outbox (-want +have):\n%s", diff)
+		}
+		pub := &recorder{fate: func(payload string) error { return refusal{permanent: strings.HasPrefix(payload, "d")} }}
+		m.put(t, "a1", "a2", "d1")
+		_, stop := m.start(t, pub, relay.Config{LeaseTTL: time.Minute})
+		eventually(t, "one fails and one is dead", func() bool {
+			o, err = admin.Overview(t.Context())
+			return err == nil && o.Pending == 2 && o.Failing == 1 && o.Dead == 1
+		})
+		if l := o.Leases; len(l) != 1 || l[0].Holder == "" || l[0].Term != 1 || l[0].Shards != 1 ||
+			l[0].Left < 30*time.Second || l[0].Left > 61*time.Second || l[0].Renewed < -time.Second || l[0].Renewed > 30*time.Second {
+			t.Errorf("leases %+v", l)
+		}
+		if o.Oldest < 0 || o.Oldest > time.Minute {
+			t.Errorf("the oldest is %v old", o.Oldest)
+		}
+		stop()
+		if o, err = admin.Overview(t.Context()); err != nil || len(o.Leases) != 1 || o.Leases[0].Left > 0 {
+			t.Errorf("after the relay's end: %+v, %v; want a lease that nobody has", o.Leases, err)
+		}
+	})
+}

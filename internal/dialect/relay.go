@@ -44,6 +44,14 @@ type RelaySQL struct {
 	// of the first in milliseconds, or null.
 	Look string
 
+	// Counts returns how many rows are failing and how many dead, the number of shards
+	// that is wanted, that of relays which share them, and the present time.
+	Counts string
+	// Leases lists the shards that were ever owned: shard, holder, term, position, how
+	// many shards there were, milliseconds until the lease expires and since it was
+	// renewed.
+	Leases string
+
 	// Failures lists at most $2 of the rows that are failing, after id $1, in id
 	// order: id, topic, key, attempts, error, time of the next try.
 	// Times are milliseconds since 1970.

@@ -68,6 +68,17 @@ ORDER BY o.id`,
 SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM outbox LIMIT 1000000) o),
        (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, UTC_TIMESTAMP(6)) DIV 1000 FROM outbox ORDER BY id LIMIT 1)`,
 
+	Counts: `
+SELECT (SELECT COUNT(*) FROM outbox_failures), (SELECT COUNT(*) FROM outbox_dead), wanted,
+       (SELECT COUNT(*) FROM outbox_relays WHERE expires_at > UTC_TIMESTAMP(6)),
+       TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000
+FROM outbox_shards`,
+
+	Leases: `
+SELECT shard, CAST(holder AS BINARY), term, position, shards, TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), expires_at) DIV 1000,
+       TIMESTAMPDIFF(MICROSECOND, seen_at, UTC_TIMESTAMP(6)) DIV 1000
+FROM outbox_leases ORDER BY shard`,
+
 	Failures: `
 SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), f.attempts, f.last_error, CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', f.retry_at) DIV 1000 AS SIGNED)
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id

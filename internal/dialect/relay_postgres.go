@@ -61,6 +61,17 @@ ORDER BY o.id`,
 SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT 1000000) o),
        (SELECT extract(epoch FROM clock_timestamp() - created_at) * 1000 FROM outbox ORDER BY id LIMIT 1)::bigint`,
 
+	Counts: `
+SELECT (SELECT count(*) FROM outbox_failures), (SELECT count(*) FROM outbox_dead), wanted,
+       (SELECT count(*) FROM outbox_relays WHERE expires_at > clock_timestamp()),
+       (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+FROM outbox_shards`,
+
+	Leases: `
+SELECT shard, holder, term, position, shards, (extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint,
+       (extract(epoch FROM clock_timestamp() - seen_at) * 1000)::bigint
+FROM outbox_leases ORDER BY shard`,
+
 	Failures: `
 SELECT o.id, o.topic, o.key, f.attempts, f.last_error, (extract(epoch FROM f.retry_at) * 1000)::bigint
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id

@@ -60,6 +60,18 @@ ORDER BY o.id`,
 SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 1000000)),
        (SELECT CAST((julianday('now') - julianday(substr(created_at, 1, 23))) * 86400000 AS INTEGER) FROM outbox ORDER BY id LIMIT 1)`,
 
+	Counts: `
+SELECT (SELECT count(*) FROM outbox_failures), (SELECT count(*) FROM outbox_dead), wanted,
+       (SELECT count(*) FROM outbox_relays WHERE expires_at > strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')),
+       CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)
+FROM outbox_shards`,
+
+	Leases: `
+SELECT shard, holder, term, position, shards,
+       CAST(round((julianday(substr(expires_at, 1, 23)) - julianday('now')) * 86400000) AS INTEGER),
+       CAST(round((julianday('now') - julianday(substr(seen_at, 1, 23))) * 86400000) AS INTEGER)
+FROM outbox_leases ORDER BY shard`,
+
 	Failures: `
 SELECT o.id, o.topic, o.key, f.attempts, f.last_error, CAST(round((julianday(substr(f.retry_at, 1, 23)) - 2440587.5) * 86400000) AS INTEGER)
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id

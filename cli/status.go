@@ -1,0 +1,272 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lockstep-go/lockstep/broker"
+	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/relay"
+)
+
+// statusCommand is `relay status`.
+type statusCommand struct {
+	settings
+	queue string
+	watch time.Duration
+}
+
+func newStatus(svc *service) *cobra.Command {
+	c := &statusCommand{settings: settings{service: svc}}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the outbox and the replica's queue stand",
+		Long: `Show how the outbox stands (messages pending, age of the oldest, failing and dead
+ones, who holds which lease) and the replica's queue (messages, consumers, dead
+letters). Each side is shown if it is configured: a database for the outbox, a
+broker and a queue for the replica. Messages that a consumer has parked are in
+its memory: its /metrics has them.`,
+		Example: `  relay status --database-url postgres://localhost/shop
+  relay status --broker-url amqp://localhost/ --queue billing --json
+  relay status --config lockstep.yaml --watch=5s`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
+	}
+	c.databaseFlag(cmd)
+	c.brokerFlag(cmd)
+	c.configFlag(cmd)
+	c.jsonFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&c.queue, flagQueue, "", "`name` of the replica's queue (default: the file's)")
+	f.DurationVar(&c.watch, "watch", 0, "show it again and again, with this `time` between, until interrupted")
+	f.Lookup("watch").NoOptDefVal = "2s"
+	return cmd
+}
+
+func (c *statusCommand) run(cmd *cobra.Command) error {
+	file, err := c.oneSide(cmd)
+	if err != nil {
+		return err
+	}
+	if f := cmd.Flags().Lookup("watch"); f.Changed {
+		if err := atLeast("watch", c.watch, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	if c.queue, err = file.queueFor(c.queue); err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	for {
+		s := c.look(ctx)
+		interrupted := c.watch > 0 && ctx.Err() != nil // what was asked then was not answered
+		if interrupted {
+			break
+		}
+		if err := c.show(cmd, s); err != nil || c.watch == 0 {
+			return errors.Join(err, s.fault())
+		}
+		timer := time.NewTimer(c.watch)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+	return nil
+}
+
+// oneSide fills the settings of a command that works with either side, or both.
+func (s *settings) oneSide(cmd *cobra.Command) (*configFile, error) {
+	if err := s.fill(cmd); err != nil {
+		return nil, err
+	}
+	if s.databaseURL == "" && s.brokerURL == "" {
+		return nil, misusef("--%s and --%s are missing: give at least one, or set %s or %s", flagDatabase, flagBroker, envDatabase, envBroker)
+	}
+	return s.readConfig()
+}
+
+// queueFor is the replica's queue: the flag's or the file's, or none.
+func (f *configFile) queueFor(flag string) (string, error) {
+	queue := f.queueOf(flag)
+	if queue == "" {
+		return "", nil
+	}
+	if err := event.ValidateName("the name", queue); err != nil {
+		return "", misusef("--%s: %w", flagQueue, err)
+	}
+	return queue, nil
+}
+
+// status is both sides at a glance.
+type status struct {
+	Time   time.Time     `json:"time"`
+	Outbox *outboxStatus `json:"outbox,omitempty"`
+	Queue  *queueStatus  `json:"queue,omitempty"`
+	Errors []string      `json:"errors,omitempty"`
+}
+
+type outboxStatus struct {
+	Pending int64         `json:"pending"`
+	Oldest  float64       `json:"oldest_seconds"`
+	Failing int64         `json:"failing"`
+	Dead    int64         `json:"dead"`
+	Shards  int           `json:"shards"`
+	Leases  []leaseStatus `json:"leases"`
+}
+
+type leaseStatus struct {
+	Shard    int     `json:"shard"`
+	Holder   string  `json:"holder"`
+	Held     bool    `json:"held"`
+	Term     int64   `json:"term"`
+	Position int64   `json:"position"`
+	Left     float64 `json:"left_seconds"`
+	Renewed  float64 `json:"renewed_seconds_ago"`
+}
+
+type queueStatus struct {
+	Name        string `json:"name"`
+	Messages    int    `json:"messages"`
+	Consumers   int    `json:"consumers"`
+	DeadLetters int    `json:"dead_letters"`
+}
+
+// look asks each side that is configured. A side that does not answer is among
+// the errors, so that the other is shown all the same.
+func (c *statusCommand) look(ctx context.Context) status {
+	s := status{Time: time.Now().UTC()}
+	if c.databaseURL != "" {
+		o, err := c.lookAtOutbox(ctx)
+		s.note(err)
+		s.Outbox = o
+	}
+	switch {
+	case c.brokerURL == "":
+	case c.queue == "":
+		s.note(fmt.Errorf("--%s is missing: name the replica's queue, there or in the file, or leave --%s out", flagQueue, flagBroker))
+	default:
+		q, err := c.lookAtQueue(ctx)
+		s.note(err)
+		s.Queue = q
+	}
+	return s
+}
+
+func (s *status) note(err error) {
+	if err != nil {
+		s.Errors = append(s.Errors, err.Error())
+	}
+}
+
+func (s *status) fault() error {
+	if len(s.Errors) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(s.Errors, "\n"))
+}
+
+func (c *statusCommand) lookAtOutbox(ctx context.Context) (*outboxStatus, error) {
+	db, err := openDatabase(ctx, c.databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = db.Close() }()
+	a, err := relay.NewAdmin(db.DB, db.dialect)
+	if err != nil {
+		return nil, err
+	}
+	o, err := a.Overview(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: is this the master's database, and was `relay migrate up` run?", err)
+	}
+	s := &outboxStatus{o.Pending, o.Oldest.Seconds(), o.Failing, o.Dead, o.Shards, []leaseStatus{}}
+	for _, l := range o.Leases {
+		s.Leases = append(s.Leases, leaseStatus{l.Shard, l.Holder, l.Left > 0, l.Term, l.Position, max(l.Left, 0).Seconds(), l.Renewed.Seconds()})
+	}
+	return s, nil
+}
+
+func (c *statusCommand) lookAtQueue(ctx context.Context) (*queueStatus, error) {
+	b, err := c.openBroker(ctx, broker.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = b.Close() }()
+	box, ok := b.(broker.Letterbox)
+	if !ok {
+		return nil, errors.New("this broker cannot be looked into")
+	}
+	s := &queueStatus{Name: c.queue}
+	if s.Messages, s.Consumers, err = box.Inspect(ctx, c.queue); err != nil {
+		if isNoQueue(err) {
+			err = fmt.Errorf("%w: no replica has consumed it yet, or it is called otherwise", err)
+		}
+		return nil, err
+	}
+	if s.DeadLetters, _, err = box.Inspect(ctx, event.DeadLetterQueue(c.queue)); err != nil && !isNoQueue(err) {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c *statusCommand) show(cmd *cobra.Command, s status) error {
+	if c.asJSON {
+		return printJSON(cmd, s)
+	}
+	out := cmd.OutOrStdout()
+	if c.watch > 0 {
+		if isTerminal(out) {
+			fmt.Fprint(out, "\x1b[H\x1b[2J") // the top of an empty screen
+		}
+		fmt.Fprintln(out, s.Time.Format(time.DateTime))
+	}
+	s.print(out)
+	if c.watch > 0 { // else they are the command's error
+		for _, fault := range s.Errors {
+			fmt.Fprintln(out, fault)
+		}
+	}
+	return nil
+}
+
+func (s *status) print(out io.Writer) {
+	if o := s.Outbox; o != nil {
+		fmt.Fprintf(out, "outbox   %d pending", o.Pending)
+		if o.Pending > 0 {
+			fmt.Fprintf(out, ", the oldest for %v", seconds(o.Oldest))
+		}
+		fmt.Fprintf(out, "; %d failing, %d dead\n", o.Failing, o.Dead)
+		for _, l := range o.Leases {
+			held := "held by"
+			if !l.Held {
+				held = "free, last held by"
+			}
+			fmt.Fprintf(out, "lease    shard %d of %d %s %s, term %d, renewed %v ago, read up to id %d\n",
+				l.Shard+1, max(o.Shards, l.Shard+1), held, l.Holder, l.Term, seconds(l.Renewed), l.Position)
+		}
+		if len(o.Leases) == 0 {
+			fmt.Fprintln(out, "lease    no relay has ever run on it")
+		}
+	}
+	if q := s.Queue; q != nil {
+		fmt.Fprintf(out, "queue    %s: %d messages, %d consumers; %d dead letters\n", q.Name, q.Messages, q.Consumers, q.DeadLetters)
+	}
+}
+
+// seconds shows a number of seconds as people read it.
+func seconds(n float64) time.Duration {
+	d := time.Duration(n * float64(time.Second))
+	if d > time.Minute {
+		return d.Round(time.Second)
+	}
+	return d.Round(100 * time.Millisecond)
+}

@@ -1,0 +1,115 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
+)
+
+// shownStatus is what a program reads.
+type shownStatus struct {
+	Outbox *struct {
+		Pending, Failing, Dead int
+		Oldest                 float64 `json:"oldest_seconds"`
+		Leases                 []struct {
+			Holder string
+			Held   bool
+			Term   int
+		}
+	}
+	Queue *struct {
+		Name                string
+		Messages, Consumers int
+		DeadLetters         int `json:"dead_letters"`
+	}
+	Errors []string
+}
+
+func (p *pipeline) status(args ...string) (s shownStatus) {
+	p.t.Helper()
+	o := run(p.t, nil, "", append([]string{"status", "--json"}, args...)...)
+	if err := json.Unmarshal([]byte(o.out), &s); err != nil {
+		p.t.Fatalf("status: %v\n%v", err, o)
+	}
+	return s
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t)
+	p.save(1, 3)
+	p.exec(p.master,
+		`UPDATE outbox SET created_at = created_at - interval '1 hour'`,
+		`INSERT INTO outbox_failures SELECT min(id), 2, 'refused', now() FROM outbox`,
+		`INSERT INTO outbox_dead SELECT max(id) + 1, 'x', 'y', 'z', '{}', now(), 'refused', 1 FROM outbox`)
+	both := []string{"--database-url", p.masterURL, "--broker-url", p.brokerURL, "--config", p.config}
+	s := p.status(both...)
+	if o := s.Outbox; o.Pending != 3 || o.Failing != 1 || o.Dead != 1 || o.Oldest < 3600 || o.Oldest > 3700 || len(o.Leases) != 0 {
+		t.Errorf("outbox before a relay ran: %+v", *o)
+	}
+	if q := s.Queue; q.Name != p.queue || q.Messages != 0 || q.Consumers != 0 || q.DeadLetters != 0 {
+		t.Errorf("queue: %+v", *q)
+	}
+	relaying, consuming := p.run(), p.consume()
+	eventually(t, func() string {
+		s = p.status(both...)
+		if o, q := s.Outbox, s.Queue; o.Pending != 0 || len(o.Leases) != 1 || !o.Leases[0].Held || o.Leases[0].Term != 1 || q.Consumers != 1 {
+			return "the outbox is not empty, or no lease is held, or nobody consumes"
+		}
+		return ""
+	})
+	relaying.exitsCleanly()
+	consuming.exitsCleanly()
+	o := run(t, nil, "", append([]string{"status"}, both...)...)
+	o.expect(t, 0)
+	for _, want := range []string{"outbox   0 pending; 0 failing, 1 dead\n", "free, last held by ", p.queue + ": 0 messages, 0 consumers; 0 dead letters\n"} {
+		if !strings.Contains(o.out, want) {
+			t.Errorf("status lacks %q: %v", want, o)
+		}
+	}
+}
+
+// A side that is not configured is left out; one that does not answer is told, and the
+// other shown.
+func TestStatusOfOneSide(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t)
+	if s := p.status("--database-url", p.masterURL); s.Outbox == nil || s.Queue != nil || s.Errors != nil {
+		t.Errorf("the master's side alone: %+v", s)
+	}
+	if s := p.status("--broker-url", p.brokerURL, "--queue", p.queue); s.Outbox != nil || s.Queue == nil || s.Errors != nil {
+		t.Errorf("the replica's side alone: %+v", s)
+	}
+	o := run(t, nil, "", "status", "--database-url", p.masterURL, "--broker-url", noBroker, "--queue", p.queue)
+	o.expect(t, 1, "--broker-url: ", "refused")
+	if !strings.Contains(o.out, "outbox   0 pending") {
+		t.Errorf("status lacks the outbox: %v", o)
+	}
+	empty, url := testdb.Postgres(t)
+	_ = empty
+	relay(t, "status", "--database-url", url).expect(t, 1, "relay migrate up")
+	relay(t, "status").expect(t, 2, "--database-url and --broker-url are missing")
+	relay(t, "status", "--broker-url", p.brokerURL, "--queue", unique("nobody")).expect(t, 1, "there is no queue")
+	relay(t, "status", "--broker-url", p.brokerURL).expect(t, 1, "--queue is missing")
+	relay(t, "status", "--broker-url", p.brokerURL, "--watch=1ms").expect(t, 2, "--watch is 1ms")
+}
+
+func TestStatusWatch(t *testing.T) {
+	t.Parallel()
+	_, url := testdb.Postgres(t)
+	mustRelay(t, "migrate", "up", "--database-url", url)
+	p := start(t, nil, "status", "--database-url", url, "--watch=100ms")
+	eventually(t, func() string {
+		if strings.Count(p.out.String(), "outbox   0 pending") < 3 {
+			return "it was not shown three times"
+		}
+		return ""
+	})
+	p.signal(os.Interrupt)
+	if code, _ := p.exit(patience); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}

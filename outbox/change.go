@@ -190,7 +190,7 @@ func (s *rowScan) key(row *changed) (err error) {
 	}
 	row.key = texts[0]
 	if len(texts) > 1 {
-		row.key = string(appendTexts(nil, texts))
+		row.key = textsJSON(texts)
 		row.pk = event.AppendString(nil, row.key)
 	}
 	row.at = s.place(row.key)

@@ -21,7 +21,8 @@ type Entity struct {
 	// find it. Required. It needs the columns cqrs_revision and cqrs_updated;
 	// `relay migrate table` prints the lines that add them.
 	Table string
-	// Key is the column that identifies a row: integers, text, UUIDs. Default "id".
+	// Key is the column that identifies a row: integers, text, UUIDs. Rows in which
+	// it is null are not sent. Default "id".
 	Key string
 	// Keys, in place of Key, are the columns that identify a row together. A key is
 	// passed as a [Composite]; on the wire it is one text, the JSON array of the
@@ -96,7 +97,7 @@ type NonFinite string
 // What becomes of them.
 const (
 	NonFiniteNull  NonFinite = "null"
-	NonFiniteError NonFinite = "error" // the flush is a [RowError] that names the column
+	NonFiniteError NonFinite = "error" // the flush is a [RowError] that names the column, also of an array
 )
 
 // Instance is a row as the functions of an [Entity] get it.

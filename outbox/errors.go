@@ -44,7 +44,8 @@ func (e *TrackError) Error() string {
 // PayloadError reports an event that is larger than Config.MaxPayload.
 type PayloadError struct {
 	Entity, Key string
-	// Size is the event's, and Limit the largest that is sent, in bytes.
+	// Size is the event's, or that of its data if these alone are too large, and
+	// Limit the largest that is sent, in bytes.
 	Size, Limit int64
 }
 

@@ -44,6 +44,9 @@ func (tx *Tx) events(ctx context.Context, p *plan, op operation, keys []string, 
 	for i := range rows {
 		row := &rows[i]
 		e := event.Event{Signal: p.signal(op, row), CQRSID: p.ID, Key: row.pk, CorrelationID: correlation, Expires: expires}
+		if size := int64(len(row.data)); size > tx.ob.maxPayload && made[row.key] == nil && e.Signal != event.Delete {
+			return nil, &PayloadError{Entity: p.ID, Key: row.key, Size: size, Limit: tx.ob.maxPayload} // before it is copied
+		}
 		e.Data = p.data(row, e.Signal, made[row.key])
 		if e.Signal == event.Save && len(p.tracked) > 0 {
 			var known bool

@@ -48,7 +48,7 @@ func (e *Entity) keyText(key any) (string, error) {
 	if json.Unmarshal([]byte(text), &texts) != nil || len(texts) != len(columns) {
 		return "", fmt.Errorf("%w: the entity's has %d columns: use outbox.Composite", ErrKey, len(columns))
 	}
-	return string(appendTexts(nil, texts)), nil
+	return textsJSON(texts), nil
 }
 
 // compositeText is the JSON array of the texts of a key's columns.
@@ -61,18 +61,18 @@ func compositeText(parts []any) (string, error) {
 		}
 		texts[i] = text
 	}
-	return string(appendTexts(nil, texts)), nil
+	return textsJSON(texts), nil
 }
 
-func appendTexts(dst []byte, texts []string) []byte {
-	dst = append(dst, '[')
+func textsJSON(texts []string) string {
+	dst := []byte{'['}
 	for i, text := range texts {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
 		dst = event.AppendString(dst, text)
 	}
-	return append(dst, ']')
+	return string(append(dst, ']'))
 }
 
 // spell spells keys as the database does, where that can be told here: "007" is 7,
@@ -126,7 +126,7 @@ func (p *plan) spellOne(d Dialect, key string) (text, column string, err error) 
 	case len(texts) == 1:
 		return texts[0], "", nil
 	}
-	return string(appendTexts(nil, texts)), "", nil
+	return textsJSON(texts), "", nil
 }
 
 // spellColumn returns false for what the column's type does not take.

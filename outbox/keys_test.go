@@ -205,3 +205,40 @@ func TestSpellingsOfOtherKeys(t *testing.T) {
 		}
 	})
 }
+
+// A key's text hangs on nothing that a session may set: its tombstone and the order
+// of its events do on it. A DELETE carries the key as a SAVE does.
+func TestKeysInOtherSessions(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		if m.dialect != outbox.Postgres {
+			return // has no such settings
+		}
+		m.exec(t, `CREATE TABLE things (at TIMESTAMPTZ PRIMARY KEY, name TEXT)`)
+		m.addVersions(t, "things")
+		m.ob = m.outbox(t, outbox.Entity{ID: "thing", Table: "things", Key: "at"})
+		const insert, key = `INSERT INTO things (at) VALUES ('2026-01-02 03:04:05.5+00')`, "2026-01-02 03:04:05.500000+00:00"
+		for _, set := range []string{`SET LOCAL timezone = 'UTC'`, `SET LOCAL timezone = 'Asia/Tokyo'; SET LOCAL datestyle = 'German'`} {
+			m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error {
+				return errors.Join(exec(ctx, tx, set), exec(ctx, tx, insert), tx.Saved("thing", key), tx.Flush(ctx), tx.Delete(ctx, "thing", "2026-01-02 03:04:05.5+00"))
+			})
+		}
+		m.exec(t, insert)
+		if _, err := m.ob.Sync(t.Context(), m.DB, "thing", outbox.All, ""); err != nil {
+			t.Fatal(err)
+		}
+		m.wantSent(t,
+			sent{"thing", key, event.Save, 1, nil}, sent{"thing", key, event.Delete, 2, nil},
+			sent{"thing", key, event.Save, 3, nil}, sent{"thing", key, event.Delete, 4, nil}, sent{"thing", key, event.Sync, 0, nil})
+		for _, e := range m.events(t) {
+			if have := string(e.Key); have != `"`+key+`"` {
+				t.Errorf("instance_pk of a %s is %s", e.Signal, have)
+			}
+			for name, value := range event.Members(e.Data) {
+				if n := string(name); (n == "id" || n == "at") && string(value) != `"`+key+`"` {
+					t.Errorf("%s of a %s is %s", name, e.Signal, value)
+				}
+			}
+		}
+	})
+}

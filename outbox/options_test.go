@@ -251,3 +251,25 @@ func TestDecimalsAndNonFinite(t *testing.T) {
 		}
 	})
 }
+
+func TestNonFiniteInArrays(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		if m.dialect != outbox.Postgres {
+			return // has no arrays
+		}
+		m.exec(t, `CREATE TABLE things (id INTEGER PRIMARY KEY, a DOUBLE PRECISION[], b NUMERIC[], c TIMESTAMPTZ[], d DATE[])`)
+		m.addVersions(t, "things")
+		m.ob = m.outbox(t, outbox.Entity{ID: "thing", Table: "things", NonFinite: outbox.NonFiniteError})
+		m.exec(t, `INSERT INTO things VALUES (1, '{{1,NULL},{2,3}}', '{1.5}', '{2026-01-02 03:04:05+00}', NULL)`)
+		m.inTx(t, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved("thing", 1) })
+		for column, value := range map[string]string{"a": "{{1,2},{NaN,3}}", "b": "{-Infinity}", "c": "{infinity}", "d": "{2026-01-02,-infinity}"} {
+			err := m.ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+				return errors.Join(exec(ctx, tx, `UPDATE things SET `+column+` = '`+value+`'`), tx.Saved("thing", 1))
+			})
+			if row := (*outbox.RowError)(nil); !errors.As(err, &row) || row.Column != column {
+				t.Errorf("%s: %v, want a RowError that names it", column, err)
+			}
+		}
+	})
+}

@@ -320,9 +320,12 @@ func driverValues(dc any, args []any) ([]driver.NamedValue, error) {
 	values := make([]driver.NamedValue, len(args))
 	for i, arg := range args {
 		values[i] = driver.NamedValue{Ordinal: i + 1, Value: arg}
+		if named, ok := arg.(sql.NamedArg); ok {
+			values[i].Name, values[i].Value = named.Name, named.Value
+		}
 		err := dc.(driver.NamedValueChecker).CheckNamedValue(&values[i])
 		if errors.Is(err, driver.ErrSkip) {
-			values[i].Value, err = driver.DefaultParameterConverter.ConvertValue(arg)
+			values[i].Value, err = driver.DefaultParameterConverter.ConvertValue(values[i].Value)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("sql: converting argument $%d type: %w", i+1, err)

@@ -230,3 +230,17 @@ func TestStatementsOfTwoOutboxes(t *testing.T) {
 		t.Errorf("have %d events, want 8", have)
 	}
 }
+
+// A statement takes the same arguments when it is prepared.
+func TestArgumentsOfPreparedStatements(t *testing.T) {
+	t.Parallel()
+	m := single(t)
+	name := "bob"
+	for i := range 4 {
+		m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error {
+			_, err := tx.ExecContext(ctx, `UPDATE accounts SET balance = $1, name = $2 WHERE id = $3`,
+				sql.NullInt64{Int64: int64(i), Valid: true}, &name, sql.Named("id", 1))
+			return err
+		})
+	}
+}

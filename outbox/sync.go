@@ -239,6 +239,11 @@ func (r *syncRun) lock(ctx context.Context, tx *sql.Tx) ([]string, error) {
 
 // sync records the SYNC events of keys whose rows the transaction has locked.
 func (tx *Tx) sync(ctx context.Context, r *syncRun, keys []string) error {
+	if known := r.plan.sql.Known; known != "" {
+		if _, err := tx.tx.ExecContext(ctx, known, r.dialect.Texts(keys)); err != nil {
+			return err
+		}
+	}
 	var sent int
 	var err error
 	if op := r.syncing(); op.sql.Record != "" {

@@ -316,3 +316,26 @@ func TestRows(t *testing.T) {
 		}
 	})
 }
+
+// Rows whose key is null cannot be sent and hold up nothing.
+func TestRowsWithoutAKey(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.exec(t, `CREATE TABLE things (region TEXT, number TEXT UNIQUE, UNIQUE (region, number))`)
+		m.addVersions(t, "things")
+		m.exec(t, `INSERT INTO things (region, number) VALUES ('a', NULL), (NULL, NULL), (NULL, 'b'), ('c', 'd')`)
+		for _, e := range []outbox.Entity{{Key: "number"}, {Keys: []string{"region", "number"}}} {
+			e.ID, e.Table = "thing", "things"
+			ob := m.outbox(t, e)
+			want := int64(2)
+			if e.Key == "" {
+				want = 1
+			}
+			done, err := ob.Sync(t.Context(), m.DB, "thing", outbox.All, "", outbox.SyncChunk(1))
+			n, countErr := ob.Count(t.Context(), m.DB, "thing", outbox.All)
+			if err != nil || countErr != nil || done.Rows != want || n != want {
+				t.Errorf("%d rows sent, %v, %d counted, %v, want %d", done.Rows, err, n, countErr, want)
+			}
+		}
+	})
+}

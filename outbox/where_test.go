@@ -133,3 +133,23 @@ func TestWhereIsChecked(t *testing.T) {
 		}
 	})
 }
+
+// A row that replicas know from a SYNC alone is not one that was never sent.
+func TestRowsThatLeaveAfterASync(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		both(t, m, outbox.Entity{Where: "balance >= 0"}, func(t *testing.T, m master) {
+			m.exec(t, `INSERT INTO accounts (id, name, balance) VALUES (1, 'in', 5), (2, 'out', -5)`) // before there was Lockstep
+			for range 2 {
+				if _, err := m.ob.Sync(t.Context(), m.DB, "account", outbox.All, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.exec(t, `DELETE FROM outbox`)
+			m.save(t, `UPDATE accounts SET balance = -1`, 1, 2)
+			m.save(t, `UPDATE accounts SET balance = -2`, 1, 2)
+			m.save(t, `UPDATE accounts SET balance = 2`, 1, 2)
+			m.wantSent(t, sent{"account", "1", event.Delete, 1, nil}, sent{"account", "1", event.Save, 3, "in"}, sent{"account", "2", event.Save, 3, "out"})
+		})
+	})
+}

@@ -61,6 +61,9 @@ type EntitySQL struct {
 	// Sync takes rows as they are. Its Record has the topic and the metadata as
 	// parameters, too, before the correlation id.
 	Sync Operation
+	// Known remembers of rows without an event that replicas got a SYNC of them, so
+	// that they are told when such a row leaves Where. Empty where nobody is told.
+	Known string
 	// Remove deletes the rows and records nothing.
 	Remove string
 	// Same returns for each key in its order the place, from 1, of the first that the

@@ -101,8 +101,7 @@ FROM (
 const postgresSync = `
 INSERT INTO outbox (topic, key, payload, metadata)
 SELECT $3, {key_text}, convert_to({envelope}, 'UTF8'), $4::jsonb || jsonb_build_object({event_id_header}, c.event_id)
-FROM (SELECT * FROM lockstep_changed c ORDER BY c.ord OFFSET 0) c
-RETURNING metadata ->> {event_id_header}`
+FROM (SELECT * FROM lockstep_changed c ORDER BY c.ord OFFSET 0) c`
 
 // postgresInsertInside also returns the ids of those that are not to be sent:
 // their rows were found.
@@ -124,6 +123,15 @@ DELETE FROM {table} AS t USING lockstep_marked m WHERE {match}`
 SELECT min(m.ord) OVER (PARTITION BY {marked_columns})
 FROM lockstep_marked m
 ORDER BY m.ord`
+
+	// postgresKnown: after it, the row's first revision is not one more than the
+	// tombstone's.
+	postgresKnown = `
+INSERT INTO outbox_tombstones (entity, key, revision, deleted_at)
+SELECT {entity}, {row_text}, -1, t.cqrs_updated
+FROM {table} AS t JOIN lockstep_marked m ON {match}
+WHERE t.cqrs_revision = 0
+ON CONFLICT (entity, key) DO NOTHING`
 
 	// postgresTrack locks in the order of the keys, so that two who track the same
 	// rows wait for each other instead of getting into a deadlock.
@@ -206,12 +214,15 @@ func PostgresEntity(e EntityTable) EntitySQL {
 	}
 	d, y := b, b
 	d.signal, y.signal = event.Delete, event.Sync
-	one := ""
+	one, known := "", ""
+	if bury != "" {
+		known = b.build(postgresMarked+postgresKnown, keysOnly)
+	}
 	if e.Where == "" && !e.Muted {
 		one = b.build(postgresSaveOne, withEvents)
 	}
 	return EntitySQL{
-		SaveOne: one,
+		SaveOne: one, Known: known,
 		Sync: Operation{
 			Record: y.build(postgresMarked+postgresRead+postgresSync, withTopic),
 			Change: y.build(postgresMarked+postgresRead+postgresRows, keysOnly),
@@ -310,11 +321,11 @@ func (b postgresBuilder) castKeys(text string) []string {
 // of several columns it is the JSON array of their texts.
 func (b postgresBuilder) keyTexts(prefix string) string {
 	if len(b.Keys) == 1 {
-		return prefix + "0::text"
+		return postgresKeyText(prefix+"0", b.Keys[0])
 	}
 	texts := make([]string, len(b.Keys))
-	for i := range b.Keys {
-		texts[i] = "to_json(" + prefix + itoa(i) + "::text)::text"
+	for i, k := range b.Keys {
+		texts[i] = "to_json(" + postgresKeyText(prefix+itoa(i), k) + ")::text"
 	}
 	return "('[' || " + strings.Join(texts, " || ',' || ") + " || ']')"
 }
@@ -329,9 +340,18 @@ func (b postgresBuilder) match() string {
 
 func (b postgresBuilder) pk(text string) string {
 	if len(b.Keys) == 1 {
-		return "to_json(c.k0)::text"
+		return "to_json(" + b.value("c.k0", b.Keys[0]) + ")::text"
 	}
 	return "to_json(" + text + ")::text"
+}
+
+// postgresKeyText is a key's column as text, the same in every session: a key's
+// tombstone and the order of its events hang on it.
+func postgresKeyText(column string, c Column) string {
+	if c.Base == "timestamp with time zone" {
+		return "CASE WHEN isfinite(" + column + ") THEN " + postgresValue(column, c) + " ELSE " + column + "::text END"
+	}
+	return column + "::text"
 }
 
 func (b postgresBuilder) rowKeys() []string {
@@ -345,11 +365,11 @@ func (b postgresBuilder) rowKeys() []string {
 // rowText is keyTexts from the table itself.
 func (b postgresBuilder) rowText() string {
 	if len(b.Keys) == 1 {
-		return "t." + Postgres.QuoteColumn(b.Keys[0].Name) + "::text"
+		return postgresKeyText("t."+Postgres.QuoteColumn(b.Keys[0].Name), b.Keys[0])
 	}
 	texts := make([]string, len(b.Keys))
 	for i, k := range b.Keys {
-		texts[i] = "to_json(t." + Postgres.QuoteColumn(k.Name) + "::text)::text"
+		texts[i] = "to_json(" + postgresKeyText("t."+Postgres.QuoteColumn(k.Name), k) + ")::text"
 	}
 	return "'[' || " + strings.Join(texts, " || ',' || ") + " || ']'"
 }

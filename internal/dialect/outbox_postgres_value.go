@@ -45,7 +45,11 @@ func (b postgresBuilder) unfit() string {
 	var cases strings.Builder
 	if b.FiniteOnly && b.signal != event.Delete {
 		for i, c := range b.Fields {
-			if finite := postgresFinite("c.f"+itoa(i), c); finite != "" {
+			finite := postgresFinite("c.f"+itoa(i), c)
+			if finite == "" {
+				finite = postgresFiniteElements("c.f"+itoa(i), c)
+			}
+			if finite != "" {
 				cases.WriteString(" WHEN NOT (" + finite + ") THEN " + Postgres.QuoteText(c.Name))
 			}
 		}
@@ -65,7 +69,7 @@ func (b postgresBuilder) envelope(correlation string) string {
 	}
 	var deleted []string
 	if !b.keyNamedID() {
-		id := "c.k0"
+		id := b.value("c.k0", b.Keys[0])
 		if len(b.Keys) > 1 {
 			id = b.keyTexts("c.k")
 		}
@@ -125,6 +129,18 @@ func postgresFinite(column string, c Column) string {
 		return "isfinite(" + column + ")"
 	case "real", "double precision", "numeric":
 		return column + " NOT IN ('NaN', 'Infinity', '-Infinity')"
+	}
+	return ""
+}
+
+// postgresFiniteElements is that condition for an array. Where nulls are sent in
+// place of such values, its elements are sent as texts, which a replica reads back.
+func postgresFiniteElements(column string, c Column) string {
+	switch c.Base {
+	case "timestamp with time zone[]", "timestamp without time zone[]", "date[]":
+		return "NOT " + column + "::text[] && '{infinity,-infinity}'"
+	case "real[]", "double precision[]", "numeric[]":
+		return "NOT " + column + "::text[] && '{NaN,Infinity,-Infinity}'"
 	}
 	return ""
 }

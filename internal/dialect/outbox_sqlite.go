@@ -37,6 +37,15 @@ SELECT {keys}, {table}.cqrs_revision, {table}.cqrs_updated, 1, 0{fields}
 FROM {table}
 WHERE {match} AND ?2 IS NOT NULL`
 
+	// sqliteKnown: after it, the row's first revision is not one more than the
+	// tombstone's.
+	sqliteKnown = `
+INSERT INTO outbox_tombstones (entity, key, revision, deleted_at)
+SELECT {entity}, {key_text}, -1, {table}.cqrs_updated
+FROM {table}
+WHERE {match} AND {table}.cqrs_revision = 0
+ON CONFLICT (entity, key) DO NOTHING`
+
 	sqliteRemove = `
 DELETE FROM {table}
 WHERE {match}`
@@ -144,8 +153,13 @@ func SQLiteEntity(e EntityTable) EntitySQL {
 			"{next_revision}", sqliteNextRevision, "{next_updated}", sqliteNextUpdated, "{fresh}", sqliteFresh)
 		return Operation{Change: values.Replace(inner.Replace(template))}
 	}
+	known := ""
+	if e.Where != "" && !e.LeaveSilently {
+		known = build(sqliteKnown).Change
+	}
 	return EntitySQL{
-		Save: build(sqliteSave), Delete: build(sqliteDelete), Deleting: build(sqliteDeleting), Sync: build(sqliteSync),
+		Known: known,
+		Save:  build(sqliteSave), Delete: build(sqliteDelete), Deleting: build(sqliteDeleting), Sync: build(sqliteSync),
 		Remove: build(sqliteRemove).Change, Track: build(sqliteTrack).Change, Check: build(sqliteCheck).Change,
 	}
 }

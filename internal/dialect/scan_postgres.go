@@ -48,18 +48,28 @@ func postgresScan(s Scan) ScanSQL {
 	}
 	pk := "to_json(" + b.rowText() + ")::text"
 	if len(keys) == 1 {
-		pk = "to_json(" + keys[0] + ")::text"
+		pk = "to_json(" + b.value(keys[0], b.Keys[0]) + ")::text"
 	}
 	build := func(template string) string {
 		return strings.NewReplacer(
 			"{table}", n.Quote(s.Table), "{text}", b.rowText(), "{keys}", strings.Join(keys, ", "), "{pk}", pk,
-			"{from}", from, "{condition}", s.Condition, "{inside}", b.inside(), "{data}", b.rowData(),
+			"{from}", from, "{condition}", s.Condition, "{inside}", b.inside()+b.keyNotNull(), "{data}", b.rowData(),
 		).Replace(template)
 	}
 	return ScanSQL{
 		Keys: build(postgresScanKeys), Rows: build(postgresScanRows),
 		Versions: build(postgresScanVersions), Count: build(postgresScanCount),
 	}
+}
+
+// keyNotNull leaves out rows that have no key, where a unique column may be null.
+func (b postgresBuilder) keyNotNull() (conditions string) {
+	for _, k := range b.Keys {
+		if !k.NotNull {
+			conditions += " AND t." + Postgres.QuoteColumn(k.Name) + " IS NOT NULL"
+		}
+	}
+	return conditions
 }
 
 // rowData is the expression for the data of a row t, as an event has it.

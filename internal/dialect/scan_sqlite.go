@@ -31,7 +31,7 @@ func sqliteScan(s Scan) ScanSQL {
 	build := func(template, columns string) string {
 		return strings.NewReplacer(
 			"{table}", SQLite.Quote(s.Table), "{keys}", b.keys(), "{from}", from,
-			"{condition}", s.Condition, "{inside}", b.inside(), "{columns}", columns,
+			"{condition}", s.Condition, "{inside}", b.inside()+b.keyNotNull(), "{columns}", columns,
 		).Replace(template)
 	}
 	version := b.keys() + ", t.cqrs_revision, t.cqrs_updated, 1, 0"
@@ -41,4 +41,12 @@ func sqliteScan(s Scan) ScanSQL {
 		Versions: build(sqliteScanRows, b.keyText()+", "+b.pk()+", t.cqrs_revision"),
 		Count:    build(sqliteScanCount, ""),
 	}
+}
+
+// keyNotNull leaves out rows that have no key: SQLite's primary keys may be null.
+func (b sqliteBuilder) keyNotNull() (conditions string) {
+	for _, k := range b.Keys {
+		conditions += " AND " + b.column(k) + " IS NOT NULL"
+	}
+	return conditions
 }

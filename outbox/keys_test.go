@@ -242,3 +242,17 @@ func TestKeysInOtherSessions(t *testing.T) {
 		}
 	})
 }
+
+// A key that changes is deleted as the old one and saved as the new one.
+func TestAKeyThatChanges(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.save(t, `INSERT INTO accounts (id, name) VALUES (1, 'x')`, 1)
+		m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error {
+			return errors.Join(tx.Deleting(ctx, "account", 1), exec(ctx, tx, `UPDATE accounts SET id = 2`), tx.Saved("account", 2))
+		})
+		m.save(t, `INSERT INTO accounts (id, name) VALUES (1, 'other')`, 1)
+		m.wantSent(t, sent{"account", "1", event.Save, 1, "x"}, sent{"account", "1", event.Delete, 2, nil},
+			sent{"account", "2", event.Save, 3, "x"}, sent{"account", "1", event.Save, 3, "other"})
+	})
+}

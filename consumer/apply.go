@@ -50,7 +50,7 @@ func (c *Consumer) newEngine() engine {
 	if c.dialect == dialect.MySQL {
 		return &mysql{statements: c.newStatements(readCommitted), locks: make(map[string]bool)}
 	}
-	return &postgres{statements: c.newStatements(readCommitted), conditions: make(map[[2]string]string)}
+	return &postgres{statements: c.newStatements(readCommitted), conditions: make(map[[2]string]condition), suspicions: make(map[string]*suspicion)}
 }
 
 // statements caches prepared statements by what they are for. It is used by one

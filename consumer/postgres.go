@@ -1,13 +1,9 @@
 package consumer
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
@@ -17,212 +13,43 @@ import (
 type postgres struct {
 	*statements
 	// conditions remembers what violates a constraint, by table and constraint.
-	conditions map[[2]string]string
-}
-
-// Statements that stand where others have a guard.
-const (
-	deletion dialect.Guard = -1
-	// following is for SAVEs of the revision after the stored one. Within a table
-	// it comes last: its rows may refer to new ones of the same table.
-	following = dialect.Always + 1
-)
-
-// shape tells statements apart.
-type shape struct {
-	to     *replica
-	guard  dialect.Guard
-	absent string // columns not written, as in incoming
-}
-
-// call is one statement of a batch with its parameter.
-type call struct {
-	shape
-	steps []*step // in key order
-	args  []any   // the same as JSON objects, or as arrays
-}
-
-// program is the plan of a batch: what to send, in order.
-type program struct {
-	begin string
-	calls []*call
+	conditions map[[2]string]condition
+	// suspicions are the constraints that messages violated of late, by name.
+	suspicions map[string]*suspicion
 }
 
 func (p *postgres) plan(batch []*incoming) any { return newProgram(batch) }
 
-func newProgram(batch []*incoming) *program {
-	pr := &program{begin: beginning(batch)}
-	for _, round := range fold(batch) {
-		pr.calls = append(pr.calls, calls(round)...)
-	}
-	return pr
-}
-
-// beginning returns the statement that takes the batch's locks.
-func beginning(batch []*incoming) string {
-	exclusive := make(map[string]bool)
-	for _, in := range batch {
-		exclusive[in.to.Table] = exclusive[in.to.Table] || in.signal == event.Delete
-	}
-	tables := make([]string, 0, len(exclusive))
-	for t := range exclusive {
-		tables = append(tables, t)
-	}
-	slices.Sort(tables)
-	return dialect.ReplicaBegin(tables, func(table string) bool { return exclusive[table] })
-}
-
-// calls groups a round's steps by statement: first the tables in their order,
-// then the deletions in the opposite one.
-func calls(round []*step) []*call {
-	byShape := make(map[shape]*call, 2)
-	for _, s := range round {
-		sh := s.shape()
-		c := byShape[sh]
-		if c == nil {
-			c = &call{shape: sh, steps: make([]*step, 0, len(round))}
-			byShape[sh] = c
-		}
-		c.steps = append(c.steps, s)
-	}
-	list := make([]*call, 0, len(byShape))
-	for _, c := range byShape {
-		slices.SortFunc(c.steps, func(a, b *step) int { return compareKeys(a.in.key, b.in.key) })
-		c.render()
-		list = append(list, c)
-	}
-	slices.SortFunc(list, func(a, b *call) int { return compareShapes(a.shape, b.shape) })
-	return list
-}
-
-// render writes the steps as parameters. What cannot be written as arrays takes
-// the way of what does not follow.
-func (c *call) render() {
-	if c.guard == following && c.to.PostgresArrays() {
-		if c.args = arrays(c.steps); c.args == nil {
-			c.shape = c.left()
-		}
-	}
-	if c.args == nil {
-		c.args = []any{appendObjects(nil, c.steps)}
-	}
-	if c.guard == following {
-		c.args = append(c.args, len(c.steps))
-	}
-}
-
-// shape returns the step's statement.
-func (s *step) shape() shape {
-	guard := s.guard
-	if _, follows := s.follows(); follows {
-		guard = following
-	} else if s.deletes() {
-		guard = deletion
-	}
-	return shape{s.in.to, guard, s.in.absent}
-}
-
-// follows reports whether a stored row is expected to hold a revision from base
-// on. A master's first revision is expected to make the row.
-func (s *step) follows() (base int64, ok bool) {
-	if s.guard != dialect.Newer || s.deletes() {
-		return 0, false
-	}
-	lowest := int64(1) // Lockstep's first
-	if s.in.restarts {
-		lowest = 0
-	}
-	base = s.base()
-	return base, base >= lowest
-}
-
-// compareKeys is any order, as long as it is the same everywhere. This one is
-// also the index's for numbers and UUIDs.
-func compareKeys(a, b string) int {
-	return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
-}
-
-func compareShapes(a, b shape) int {
-	rank := func(s shape) int {
-		if s.guard == deletion {
-			return 1
-		}
-		return 0
-	}
-	order := cmp.Compare(a.to.place, b.to.place)
-	if rank(a) == 1 {
-		order = -order
-	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), order, cmp.Compare(a.guard, b.guard), strings.Compare(a.absent, b.absent))
-}
-
-// timeLayout is for reading by PostgreSQL, whatever the session's settings.
-const timeLayout = "2006-01-02T15:04:05.000000Z"
-
-// appendObjects writes steps as the JSON array that the statements take. Values
-// go in as they came: no digit of a number is lost.
-func appendObjects(b []byte, steps []*step) []byte {
-	size := 2
-	for _, s := range steps {
-		size += len(s.in.ev.Data) + 64
-	}
-	b = append(slices.Grow(b, size), '[')
-	for i, s := range steps {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = s.appendObject(b)
-	}
-	return append(b, ']')
-}
-
-func (s *step) appendObject(b []byte) []byte {
-	b = append(append(b, `{"`+dialect.MemberKey+`":`...), s.in.values[slotKey]...)
-	for i, value := range s.in.values[slotColumn:] {
-		if value != nil && (!s.deletes() || s.in.to.IsKey(i)) {
-			b = strconv.AppendInt(append(b, `,"`+dialect.MemberColumn...), int64(i), 10)
-			b = append(append(b, `":`...), value...)
-		}
-	}
-	if !s.deletes() {
-		b = s.appendGuards(b)
-	}
-	b = strconv.AppendInt(append(b, `,"`+dialect.MemberRevision+`":`...), s.version.Revision, 10)
-	b = s.version.Updated.AppendFormat(append(b, `,"`+dialect.MemberUpdated+`":"`...), timeLayout)
-	return append(b, `"}`...)
-}
-
-// appendGuards writes the members that most messages do not have, and the base
-// of those that are expected to follow a stored revision.
-func (s *step) appendGuards(b []byte) []byte {
-	if base, ok := s.follows(); ok {
-		b = strconv.AppendInt(append(b, `,"`+dialect.MemberBase+`":`...), base, 10)
-	}
-	if s.pass != s.version.Revision {
-		b = strconv.AppendInt(append(b, `,"`+dialect.MemberPass+`":`...), s.pass, 10)
-	}
-	if !s.first.IsZero() {
-		b = append(s.first.AppendFormat(append(b, `,"`+dialect.MemberFirst+`":"`...), timeLayout), '"')
-	}
-	return b
-}
-
 func (p *postgres) apply(ctx context.Context, batch []*incoming, plan any) (result, error) {
-	pr, ok := plan.(*program)
-	if !ok {
-		pr = newProgram(batch)
-	}
 	if err := p.trim(); err != nil {
 		return result{}, fmt.Errorf("consumer: close statements: %w", err)
 	}
-	t, err := p.runOnce(ctx, pr)
-	if err == nil {
-		return result{tally: t}, nil
-	}
-	if dialect.Classify(err) != dialect.Data {
+	iso := &isolation{postgres: p}
+	rest, err := iso.suspect(ctx, batch)
+	if err != nil {
 		return result{}, err
 	}
-	return p.isolate(ctx, batch, err)
+	pr, planned := plan.(*program)
+	if !planned || len(rest) < len(batch) {
+		pr = newProgram(rest)
+	}
+	t, err := p.runOnce(ctx, pr)
+	switch {
+	case err == nil:
+		iso.add(t)
+	case isData(err):
+		if err := iso.isolate(ctx, rest, err); err != nil {
+			return result{}, err
+		}
+	default:
+		return result{}, err
+	}
+	return iso.result, iso.acquitAll(ctx)
+}
+
+func (p *postgres) close() error {
+	clear(p.conditions)
+	return p.statements.close()
 }
 
 // runOnce runs a program in a transaction of its own.
@@ -231,6 +58,9 @@ func (p *postgres) runOnce(ctx context.Context, pr *program) (tally, error) {
 		return tally{}, err
 	}
 	var t tally
+	if len(pr.calls) == 0 {
+		return t, nil
+	}
 	err := p.transact(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, pr.begin); err != nil {
 			return fmt.Errorf("consumer: lock: %w", err)
@@ -258,28 +88,6 @@ func (p *postgres) prepareShape(ctx context.Context, s shape) error {
 	}
 	left := s.left()
 	return p.prepare(ctx, left, left.text)
-}
-
-// left is the shape for what does not follow after all.
-func (s shape) left() shape { return shape{s.to, dialect.Newer, s.absent} }
-
-// text is the statement of a shape.
-func (s shape) text() string {
-	if s.guard == deletion {
-		return s.to.PostgresDelete()
-	}
-	written := make([]bool, len(s.to.Columns))
-	for i := range written {
-		written[i] = true
-	}
-	for i := 0; i < len(s.absent); i += 2 {
-		written[int(s.absent[i])|int(s.absent[i+1])<<8] = false
-	}
-	where := func(i int) bool { return written[i] }
-	if s.guard == following {
-		return s.to.PostgresFollow(where)
-	}
-	return s.to.PostgresSave(s.guard, where)
 }
 
 // run sends the statements of a program and counts what they did.

@@ -262,8 +262,9 @@ func (r *Replica) PostgresDelete() string {
 
 // ReplicaConstraint is the query for the condition that rows which violate a
 // constraint meet, in SQL over a row r. Its parameters are the quoted table, the
-// constraint's name and the condition of [Replica.OtherKey]. There is no result for a
-// constraint of another kind or table.
+// constraint's name and the condition of [Replica.OtherKey]. With it come the columns
+// it speaks of, as a JSON array. There is no result for a constraint of another kind
+// or table.
 const ReplicaConstraint = `
 SELECT CASE c.contype
        WHEN 'c' THEN 'NOT (' || pg_get_expr(c.conbin, c.conrelid) || ')'
@@ -272,7 +273,8 @@ SELECT CASE c.contype
                      || string_agg('p.' || quote_ident(f.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
        WHEN 'u' THEN 'EXISTS (SELECT FROM ' || c.conrelid::regclass || ' o WHERE ' || $3 || ' AND '
                      || string_agg('o.' || quote_ident(a.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
-       END
+       END,
+       json_agg(a.attname)
 FROM pg_constraint c
 LEFT JOIN LATERAL unnest(c.conkey, c.confkey) k (own, other) ON true
 LEFT JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
@@ -286,12 +288,15 @@ func (r *Replica) OtherKey() string {
 }
 
 // PostgresFind returns the query for the objects that meet a condition over a
-// row r. Its parameter is that of [Replica.PostgresSave], its result their places
-// from 1.
-func (r *Replica) PostgresFind(condition string) string {
-	members, names, _ := r.postgresMembers(func(int) bool { return true })
+// row r of the key and the chosen columns. Its parameter is that of
+// [Replica.PostgresSave], its result their places from 1.
+func (r *Replica) PostgresFind(condition string, where Where) string {
+	members, names, _ := r.postgresMembers(where)
 	var columns strings.Builder
 	for i, c := range r.Columns {
+		if !where(i) {
+			continue
+		}
 		name := MemberColumn + strconv.Itoa(i)
 		_, value := postgresMember(c, "m."+name)
 		fmt.Fprintf(&columns, ", %s AS %s", value, Postgres.QuoteColumn(c.Name))

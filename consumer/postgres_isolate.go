@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,63 +16,97 @@ import (
 // these fail alone. Each statement costs as much as dozens of rows in a large
 // one, so the culprits are not searched for but asked for: values that look wrong
 // are converted one by one, and a violated constraint is put to the whole batch
-// as a query. Only what is found neither way is halved until it stands alone.
+// as a query, before the next ones are tried, too. Only what is found neither way
+// is halved until it stands alone.
 type isolation struct {
 	*postgres
 	result
+	accusations []accusation
 }
 
 // maxAccusations is how often the rest of a batch is tried again as a whole.
 const maxAccusations = 4
 
-// isolate applies a batch that failed as a whole, with the error it failed with.
-func (p *postgres) isolate(ctx context.Context, batch []*incoming, failure error) (result, error) {
-	iso := &isolation{postgres: p}
-	iso.isolated = true
-	rest, accusations := batch, []accusation(nil)
-	for range maxAccusations {
-		innocent, guilty, err := iso.accuse(ctx, rest, failure)
+// suspicion is a constraint that messages violated of late: a batch is asked for
+// more of the kind before it is tried, because that is cheaper than to fail.
+type suspicion struct {
+	err  error
+	left int // batches without any
+}
+
+// Bounds of suspicion.
+const (
+	suspectedFor  = 20 // batches without a violation end it
+	maxSuspicions = 4  // constraints at a time; each is a query more
+)
+
+// suspect sets apart the messages that violate a constraint which others have
+// violated of late.
+func (iso *isolation) suspect(ctx context.Context, batch []*incoming) ([]*incoming, error) {
+	rest := batch
+	for constraint, s := range iso.suspicions {
+		guilty, err := iso.violators(ctx, constraint, rest)
 		if err != nil {
-			return result{}, err
+			return nil, err
 		}
-		if len(innocent) == len(rest) {
-			break
+		if len(guilty) > 0 {
+			s.left = suspectedFor
+			rest = iso.charge(rest, guilty, s.err)
+		} else if s.left--; s.left == 0 {
+			delete(iso.suspicions, constraint)
 		}
-		accusations = append(accusations, accusation{guilty, failure})
-		if rest = innocent; len(rest) == 0 {
+	}
+	return rest, nil
+}
+
+// charge takes the guilty out of a batch.
+func (iso *isolation) charge(batch, guilty []*incoming, err error) []*incoming {
+	iso.isolated = true
+	iso.accusations = append(iso.accusations, accusation{guilty, err})
+	return without(batch, guilty)
+}
+
+// isolate applies a batch that failed as a whole, with the error it failed with,
+// but for the messages that it accuses.
+func (iso *isolation) isolate(ctx context.Context, rest []*incoming, failure error) error {
+	iso.isolated = true
+	for range maxAccusations {
+		before := len(rest)
+		var err error
+		if rest, err = iso.accuse(ctx, rest, failure); err != nil {
+			return err
+		}
+		if len(rest) == before {
 			break
 		}
 		var t tally
-		t, failure = p.runOnce(ctx, newProgram(rest))
+		t, failure = iso.runOnce(ctx, newProgram(rest))
 		if failure == nil {
 			iso.add(t)
-			rest = nil
-			break
+			return nil
 		}
 		if !isData(failure) {
-			return result{}, failure
+			return failure
 		}
 	}
-	if err := iso.halve(ctx, rest); err != nil {
-		return result{}, err
-	}
-	for _, a := range accusations {
-		if err := iso.acquit(ctx, a); err != nil {
-			return result{}, err
-		}
-	}
-	return iso.result, nil
+	return iso.halve(ctx, rest)
 }
 
-// accuse splits the batch by what it failed with. Messages with a value that
-// cannot be converted fail for good and are in neither part.
-func (iso *isolation) accuse(ctx context.Context, batch []*incoming, failure error) (innocent, guilty []*incoming, err error) {
+// accuse takes those out of a batch that are to blame for what it failed with.
+// Messages with a value that cannot be converted fail for good.
+func (iso *isolation) accuse(ctx context.Context, batch []*incoming, failure error) (innocent []*incoming, err error) {
 	if dialect.IsBadValue(failure) {
-		innocent, err = iso.sift(ctx, batch)
-		return innocent, nil, err
+		return iso.sift(ctx, batch)
 	}
-	guilty, err = iso.violators(ctx, dialect.ConstraintOf(failure), batch)
-	return without(batch, guilty), guilty, err
+	constraint := dialect.ConstraintOf(failure)
+	guilty, err := iso.violators(ctx, constraint, batch)
+	if err != nil || len(guilty) == 0 {
+		return batch, err
+	}
+	if len(iso.suspicions) < maxSuspicions {
+		iso.suspicions[constraint] = &suspicion{failure, suspectedFor}
+	}
+	return iso.charge(batch, guilty, failure), nil
 }
 
 // without returns the batch without some of its messages, in its order.
@@ -109,13 +144,24 @@ type accusation struct {
 	err error
 }
 
+// acquitAll ends a batch: each of the accused is applied or fails.
+func (iso *isolation) acquitAll(ctx context.Context) error {
+	for _, a := range iso.accusations {
+		if err := iso.acquit(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // acquit asks about the accused again, for what they lacked may have come with
 // the rest of the batch, and applies those that violate nothing any more.
 func (iso *isolation) acquit(ctx context.Context, a accusation) error {
-	if len(a.of) == 0 {
-		return nil
+	constraint := dialect.ConstraintOf(a.err)
+	for _, in := range a.of { // it may be another by now, or gone: what fails, fails on what there is
+		delete(iso.conditions, [2]string{in.to.Table, constraint})
 	}
-	guilty, err := iso.violators(ctx, dialect.ConstraintOf(a.err), a.of)
+	guilty, err := iso.violators(ctx, constraint, a.of)
 	if err != nil {
 		return err
 	}
@@ -141,33 +187,50 @@ func (iso *isolation) violators(ctx context.Context, constraint string, batch []
 	}
 	var guilty []*incoming
 	for to, group := range groups {
-		condition, err := iso.condition(ctx, to, constraint)
+		c, err := iso.condition(ctx, to, constraint)
 		if err != nil {
 			return nil, err
 		}
-		if condition == "" {
+		if c.text == "" {
 			continue
 		}
-		found, err := iso.meeting(ctx, to, condition, group)
+		found, err := iso.meeting(ctx, to, c, group)
 		switch {
 		case err == nil:
 			guilty = append(guilty, found...)
-		case dialect.IsUnreachable(err):
+		case isData(err): // no telling this time: a value cannot be converted
+		case dialect.Classify(err) == dialect.Outage && !dialect.IsUnreachable(err): // nor ever: it has columns that no message brings
+			iso.conditions[[2]string{to.Table, constraint}] = condition{}
+		default:
 			return nil, err
-		default: // no telling: the condition has columns that no message brings
-			iso.conditions[[2]string{to.Table, constraint}] = ""
 		}
 	}
 	return guilty, nil
 }
 
+// condition is what rows that violate a constraint have in common, in SQL, with
+// the columns that it speaks of. An empty text means that it is not known.
+type condition struct {
+	text    string
+	columns []string
+}
+
+// speaksOf reports whether a column is needed to tell if the condition is met.
+func (c *condition) speaksOf(to *replica, i int) bool {
+	return to.IsKey(i) || slices.Contains(c.columns, to.Columns[i].Name)
+}
+
 // meeting returns the messages whose rows would meet a condition.
-func (iso *isolation) meeting(ctx context.Context, to *replica, condition string, group []*incoming) ([]*incoming, error) {
-	steps := make([]*step, len(group))
+func (iso *isolation) meeting(ctx context.Context, to *replica, c condition, group []*incoming) ([]*incoming, error) {
+	where := func(i int) bool { return c.speaksOf(to, i) }
+	objects := []byte{'['}
 	for i, in := range group {
-		steps[i] = newStep(in)
+		if i > 0 {
+			objects = append(objects, ',')
+		}
+		objects = append(in.appendValues(objects, where), '}')
 	}
-	rows, err := iso.db.QueryContext(ctx, to.PostgresFind(condition), appendObjects(nil, steps))
+	rows, err := iso.db.QueryContext(ctx, to.PostgresFind(c.text, where), append(objects, ']'))
 	if err != nil {
 		return nil, err
 	}
@@ -183,21 +246,26 @@ func (iso *isolation) meeting(ctx context.Context, to *replica, condition string
 	return guilty, rows.Err()
 }
 
-// condition returns what rows that violate a constraint have in common, "" when
-// that is not known.
-func (iso *isolation) condition(ctx context.Context, to *replica, constraint string) (string, error) {
+// condition returns what rows that violate a constraint have in common.
+func (iso *isolation) condition(ctx context.Context, to *replica, constraint string) (condition, error) {
 	key := [2]string{to.Table, constraint}
-	if condition, known := iso.conditions[key]; known {
-		return condition, nil
+	if c, known := iso.conditions[key]; known {
+		return c, nil
 	}
-	var condition sql.NullString
+	var text, columns sql.NullString
 	err := iso.db.QueryRowContext(ctx, dialect.ReplicaConstraint, dialect.Postgres.Quote(to.Table), constraint,
-		to.OtherKey()).Scan(&condition)
+		to.OtherKey()).Scan(&text, &columns)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return "", err
+		return condition{}, err
 	}
-	iso.conditions[key] = condition.String
-	return condition.String, nil
+	c := condition{text: text.String}
+	if columns.Valid {
+		if err := json.Unmarshal([]byte(columns.String), &c.columns); err != nil {
+			return condition{}, fmt.Errorf("consumer: the columns of constraint %s: %w", constraint, err)
+		}
+	}
+	iso.conditions[key] = c
+	return c, nil
 }
 
 // halve applies messages in one transaction with savepoints, in halves and halves

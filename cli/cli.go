@@ -1,8 +1,9 @@
 // Package cli is the relay command. A service with code of its own can mount the
 // same commands in its binary: [New] returns them as a cobra command.
 //
-// Every setting can be a flag or an environment variable; the flag wins. Exit
-// codes are 0 for done, 1 for failed, 2 for used wrongly.
+// A flag goes before an environment variable, that before the configuration file;
+// docs/operations.md lists them. Exit codes are 0 for done, 1 for failed, 2 for
+// used wrongly.
 package cli
 
 import (

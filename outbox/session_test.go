@@ -83,11 +83,11 @@ func TestUnprepared(t *testing.T) {
 // prepared statement costs the transaction that finds out, and no other.
 func TestPreparedStatementsThatBreak(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct{ name, sql string }{
-		{"forgotten by the server", `DEALLOCATE ALL`},
-		{"other type of a parameter", `ALTER TABLE accounts ALTER COLUMN balance TYPE numeric`},
-		{"new column", `ALTER TABLE accounts ADD COLUMN note text`},
-		{"other type of the key", `ALTER TABLE accounts ALTER COLUMN id TYPE bigint`},
+	for _, tc := range []struct{ name, sql, remedy string }{
+		{"forgotten by the server", `DEALLOCATE ALL`, "set Config.Unprepared"},
+		{"other type of a parameter", `ALTER TABLE accounts ALTER COLUMN balance TYPE numeric`, ""},
+		{"new column", `ALTER TABLE accounts ADD COLUMN note text`, ""},
+		{"other type of the key", `ALTER TABLE accounts ALTER COLUMN id TYPE bigint`, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -101,8 +101,10 @@ func TestPreparedStatementsThatBreak(t *testing.T) {
 			failed := 0
 			for range 10 {
 				if err := m.raise(t.Context(), m.ob); err != nil {
-					t.Log(err)
 					failed++
+					if have := strings.Contains(err.Error(), "set Config.Unprepared"); have != (tc.remedy != "") {
+						t.Errorf("%v: want the remedy %q", err, tc.remedy)
+					}
 				}
 			}
 			if failed > 2 { // one for each statement

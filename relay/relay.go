@@ -17,6 +17,22 @@
 // An unreachable broker or database pauses the relay and costs no attempts. Only
 // a message that the broker refused spends one.
 //
+// # What it does not
+//
+// A message that no queue is bound to reaches nobody: what becomes of it is for
+// [Config.UnroutableBroadcast] to say. Handlers of other systems may see a message
+// twice; a replica's revision guard does not mind.
+//
+// # Use
+//
+//	broker, err := rabbitmq.Open(ctx, brokerURL, rabbitmq.Config{}) // or any Watermill publisher
+//	…
+//	r, err := relay.New(db, broker, relay.Config{Logger: log})
+//	…
+//	err = r.Run(ctx) // until ctx ends; then waits for what is under way
+//
+// The command `relay run` is this and no more.
+//
 // # Several relays
 //
 // Any number may run on one outbox. One holds a lease and works; the others

@@ -102,6 +102,9 @@ func (s *store) openFetcher(ctx context.Context, of share) (*fetcher, error) {
 	forward, err := conn.PrepareContext(ctx, query)
 	if err != nil {
 		_ = conn.Close()
+		if dialect.IsForeignSession(err) {
+			err = fmt.Errorf("%w: connect the relay past a pooler that gives each transaction another session", err)
+		}
 		return nil, fmt.Errorf("prepare the fetch: %w", err)
 	}
 	return &fetcher{store: s, conn: conn, forward: forward, share: of}, nil

@@ -145,6 +145,14 @@ func IsStale(err error) bool {
 	return s == "0A000" || s == "26000" || strings.HasPrefix(s, "42")
 }
 
+// IsForeignSession reports whether err comes from a prepared statement of another
+// session, as behind a pooler that hands out PostgreSQL's sessions by the transaction:
+// one that does not exist, or whose name is taken.
+func IsForeignSession(err error) bool {
+	var state sqlStater
+	return errors.As(err, &state) && (state.SQLState() == "26000" || state.SQLState() == "42P05")
+}
+
 // IsNoSuchKey reports whether err is that of [EntitySQL].SaveOne for a key without
 // a row. The names stand in the message whatever its language is.
 func IsNoSuchKey(err error) bool {

@@ -9,10 +9,6 @@ import (
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
-// searchFrom is how many keys make it worth a savepoint to find out which of them
-// the database refuses. Of fewer the error names all.
-const searchFrom = 16
-
 // locate runs a statement for keys, and if the database refuses a row, finds out
 // which. PostgreSQL ends a transaction with its first error, unless there is a
 // savepoint.
@@ -24,8 +20,7 @@ func (tx *Tx) locate(ctx context.Context, p *plan, keys []string, run func(keys 
 			return err
 		}
 	}
-	search := len(keys) >= searchFrom
-	if !search {
+	if len(keys) == 1 { // the common case, which a savepoint would make dearer
 		return p.blame(keys, run(keys))
 	}
 	if err := save("SAVEPOINT"); err != nil {
@@ -77,7 +72,7 @@ func (p *plan) blame(keys []string, err error) error {
 		return err
 	}
 	err = withRemedy(err)
-	if dialect.Classify(err) != dialect.Data || len(keys) > searchFrom {
+	if dialect.Classify(err) != dialect.Data || len(keys) > 1 {
 		return fmt.Errorf("outbox: %s/%s: %w", p.ID, firstOf(keys), err)
 	}
 	return &RowError{Entity: p.ID, Keys: slices.Clone(keys), Column: dialect.ColumnOf(err), Err: err}

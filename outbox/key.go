@@ -105,55 +105,63 @@ func (p *plan) spell(d Dialect, keys []string) ([]string, error) {
 }
 
 func (p *plan) spellOne(d Dialect, key string) (text, column string, err error) {
-	texts := []string{key}
-	if len(p.keys) > 1 {
-		texts = nil
-		_ = json.Unmarshal([]byte(key), &texts) // made by keyText
+	if len(p.keys) == 1 {
+		return spellColumn(d, &p.keys[0], key)
 	}
-	changed := false
-	for i, text := range texts {
-		c := p.keys[i]
-		spelled, ok := spellColumn(d, c, text)
-		if !ok {
-			return "", c.Name, fmt.Errorf("%w: %.60q is no %s", ErrKey, text, c.Type)
+	var texts []string
+	_ = json.Unmarshal([]byte(key), &texts) // made by keyText
+	for i := range texts {
+		if texts[i], column, err = spellColumn(d, &p.keys[i], texts[i]); err != nil {
+			return "", column, err
 		}
-		changed = changed || spelled != text
-		texts[i] = spelled
-	}
-	switch {
-	case !changed:
-		return key, "", nil
-	case len(texts) == 1:
-		return texts[0], "", nil
 	}
 	return textsJSON(texts), "", nil
 }
 
-// spellColumn returns false for what the column's type does not take.
-func spellColumn(d Dialect, c dialect.Column, text string) (string, bool) {
-	bits := map[string]int{"smallint": 16, "integer": 32, "int": 32, "bigint": 64}[c.Base]
-	trimmed := strings.TrimSpace(text)
+// spellColumn returns a column's name with an error that is about it.
+func spellColumn(d Dialect, c *dialect.Column, text string) (spelled, column string, err error) {
+	bits, trimmed, ok := integerBits(c.Base), strings.TrimSpace(text), true
 	switch {
 	case d == SQLite: // takes any text, and finds no row
+		spelled = text
 		if n, err := strconv.ParseInt(trimmed, 10, 64); err == nil && strings.Contains(c.Base, "int") {
-			return strconv.FormatInt(n, 10), true
+			spelled = strconv.FormatInt(n, 10)
 		}
-		return text, true
 	case bits > 0 && strings.HasSuffix(strings.ToLower(c.Type), "unsigned"):
 		n, err := strconv.ParseUint(strings.TrimPrefix(trimmed, "+"), 10, bits)
-		return strconv.FormatUint(n, 10), err == nil
+		spelled, ok = strconv.FormatUint(n, 10), err == nil
 	case bits > 0:
+		var buffer [20]byte
 		n, err := strconv.ParseInt(trimmed, 10, bits)
-		return strconv.FormatInt(n, 10), err == nil
+		if ok = err == nil; string(strconv.AppendInt(buffer[:0], n, 10)) == text {
+			return text, "", nil // without a copy
+		}
+		spelled = strconv.FormatInt(n, 10)
 	case c.Base == "uuid":
 		digits := strings.NewReplacer("-", "", "{", "", "}", "").Replace(trimmed)
 		id, err := hex.DecodeString(digits)
-		if err != nil || len(id) != len(uuid.UUID{}) {
-			return "", false
+		if ok = err == nil && len(id) == len(uuid.UUID{}); ok {
+			spelled = uuid.UUID(id).String()
 		}
-		return uuid.UUID(id).String(), true
+	default:
+		spelled, ok = text, !strings.Contains(text, "\x00")
 	}
-	return text, !strings.Contains(text, "\x00")
+	if !ok {
+		return "", c.Name, fmt.Errorf("%w: %.60q is no %s", ErrKey, text, c.Type)
+	}
+	return spelled, "", nil
+}
+
+func integerBits(base string) int {
+	switch base {
+	case "smallint":
+		return 16
+	case "integer", "int":
+		return 32
+	case "bigint":
+		return 64
+	}
+	return 0
 }
 
 // keyText returns a key as the text its column's input conversion reads. Keys

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/tracing"
 )
 
 // events makes the messages of changed rows, in their order. It calls the
@@ -62,7 +63,7 @@ func (tx *Tx) events(ctx context.Context, p *plan, op operation, keys []string, 
 		if size := int64(len(body)); size > tx.ob.maxPayload {
 			return nil, &PayloadError{Entity: p.ID, Key: row.key, Size: size, Limit: tx.ob.maxPayload}
 		}
-		msgs = append(msgs, outgoing{topic: event.Topic(p.ID), key: row.key, payload: body, metadata: idMetadata(ids[i])})
+		msgs = append(msgs, outgoing{topic: event.Topic(p.ID), key: row.key, payload: body, metadata: idMetadata(ctx, ids[i])})
 	}
 	if len(untracked.Keys) > 0 {
 		return nil, untracked
@@ -70,9 +71,11 @@ func (tx *Tx) events(ctx context.Context, p *plan, op operation, keys []string, 
 	return msgs, nil
 }
 
-func idMetadata(id string) string {
-	metadata := append(event.AppendString([]byte("{"), event.HeaderEventID), ':')
-	return string(append(event.AppendString(metadata, id), '}'))
+// idMetadata is an event's headers: its id, and the span that it is written in.
+func idMetadata(ctx context.Context, id string) string {
+	var room [64]byte // for an id alone
+	metadata := append(event.AppendString(append(room[:0], '{'), event.HeaderEventID), ':')
+	return string(append(tracing.Append(ctx, event.AppendString(metadata, id)), '}'))
 }
 
 // signal says what a changed row's event is.

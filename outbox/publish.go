@@ -16,6 +16,7 @@ import (
 
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
+	"github.com/lockstep-go/lockstep/internal/tracing"
 )
 
 // ErrMessage reports a message that [Tx.Publish] cannot take: its topic, UUID or
@@ -28,6 +29,7 @@ var _ message.Publisher = (*Tx)(nil)
 type outgoing struct {
 	topic, key, metadata string
 	payload              []byte
+	traced               bool // metadata names a span already
 }
 
 // Publish puts messages into the outbox, to be relayed to the topic when the
@@ -48,6 +50,9 @@ type outgoing struct {
 // common before the flush, such as by changing it. Messages without a key are
 // one such sequence for each topic; if one of them is refused by the broker, the
 // later ones wait for it.
+//
+// A message without the headers of a span (traceparent) gets those of the span that
+// the flush is in.
 //
 // A payload may have Config.MaxPayload bytes. An error is an [ErrMessage], or
 // [ErrFlushing] within a function of an [Entity], and nothing of the call is
@@ -116,7 +121,11 @@ func newOutgoing(topic string, msg *message.Message) (outgoing, error) {
 		metadata = append(event.AppendString(append(metadata, ','), name), ':')
 		metadata = event.AppendString(metadata, value)
 	}
-	return outgoing{topic, msg.Metadata[event.MetadataKey], string(append(metadata, '}')), bytes.Clone(msg.Payload)}, nil
+	_, traced := msg.Metadata[event.HeaderTraceParent]
+	return outgoing{
+		topic: topic, key: msg.Metadata[event.MetadataKey], metadata: string(append(metadata, '}')),
+		payload: bytes.Clone(msg.Payload), traced: traced,
+	}, nil
 }
 
 // What AMQP holds of a name, and what keeps a message's headers within a broker's
@@ -141,6 +150,13 @@ func sendable(what, text string, most int) error {
 
 // insertMessages writes the rows of published messages.
 func (tx *Tx) insertMessages(ctx context.Context, msgs []outgoing) error {
+	if trace := tracing.Append(ctx, nil); trace != nil {
+		for i := range msgs {
+			if m := &msgs[i]; !m.traced {
+				m.metadata, m.traced = m.metadata[:len(m.metadata)-1]+string(trace)+"}", true
+			}
+		}
+	}
 	insert := tx.insertOneByOne
 	if tx.ob.dialect == Postgres {
 		insert = tx.insertTogether

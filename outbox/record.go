@@ -10,6 +10,7 @@ import (
 
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
+	"github.com/lockstep-go/lockstep/internal/tracing"
 )
 
 // operation is what is done to an entity's rows, and what comes back of them.
@@ -128,7 +129,10 @@ func (tx *Tx) recordDirect(ctx context.Context, p *plan, op operation, keys []st
 	if err != nil {
 		return nil, err
 	}
-	if correlation != nil {
+	if !p.Muted {
+		args = append(args, tracing.Object(ctx))
+	}
+	if correlation != nil && !p.Muted {
 		args = append(args, string(correlation))
 	}
 	rows, err := tx.tx.QueryContext(ctx, op.sql.Record, args...)
@@ -159,7 +163,7 @@ func (ob *Outbox) saveOneArgs(ctx context.Context, key string) ([]string, error)
 	if err != nil {
 		return nil, err
 	}
-	args := []string{key, ids[0]}
+	args := []string{key, idMetadata(ctx, ids[0])}
 	correlation, err := ob.correlation(ctx)
 	if correlation != nil {
 		args = append(args, string(correlation))

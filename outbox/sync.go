@@ -10,6 +10,7 @@ import (
 
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
+	"github.com/lockstep-go/lockstep/internal/tracing"
 )
 
 // SyncProgress is how far a [Outbox.Sync] has come.
@@ -98,6 +99,11 @@ func (ob *Outbox) Sync(ctx context.Context, db *sql.DB, entity string, filter Fi
 	}
 	if o.force {
 		run.headers = append(run.headers, event.HeaderForce, "1")
+	}
+	if parent, state := tracing.Headers(ctx); parent != "" {
+		if run.headers = append(run.headers, event.HeaderTraceParent, parent); state != "" {
+			run.headers = append(run.headers, event.HeaderTraceState, state)
+		}
 	}
 	return run.all(ctx, reached)
 }

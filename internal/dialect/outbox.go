@@ -41,7 +41,8 @@ type EntityTable struct {
 // ways to do it.
 type Operation struct {
 	// Record changes the rows and inserts their events. It takes the keys and the
-	// event ids as lists, and the correlation id if there is one, and returns the
+	// event ids as lists, the other metadata as a JSON object unless the entity is
+	// muted, and the correlation id if there is one, and returns the
 	// event ids of the rows it found. An event over MaxPayload makes it fail: see
 	// [TooLarge]. Only PostgreSQL has it.
 	Record string
@@ -54,7 +55,7 @@ type Operation struct {
 // parameter; event order is the list's.
 type EntitySQL struct {
 	Save, Delete, Deleting Operation
-	// SaveOne is Save.Record for one key and its event id, each a plain parameter.
+	// SaveOne is Save.Record for one key and its metadata, each a plain parameter.
 	// Its error is one of IsNoSuchKey when there is no such key. PostgreSQL only, and
 	// only where all rows are sent.
 	SaveOne string

@@ -67,7 +67,7 @@ const postgresBuryOutside = `, lockstep_buried AS (
 // and OFFSET 0 keeps what is inside from being computed twice.
 const postgresInsert = `
 INSERT INTO outbox (topic, key, payload, metadata)
-SELECT {topic}, e.key, {payload}, jsonb_build_object({event_id_header}, e.event_id)
+SELECT {topic}, e.key, {payload}, $3::jsonb || jsonb_build_object({event_id_header}, e.event_id)
 FROM (
     SELECT {key_text} AS key, convert_to({envelope}, 'UTF8') AS payload, c.event_id
     FROM (SELECT * FROM lockstep_changed c{wanted} ORDER BY c.ord OFFSET 0) c
@@ -88,7 +88,7 @@ WITH lockstep_changed AS (
     RETURNING {returning}, t.cqrs_revision, t.cqrs_updated
 )
 INSERT INTO outbox (topic, key, payload, metadata)
-SELECT {topic}, e.key, {payload}, jsonb_build_object({event_id_header}, $2::text)
+SELECT {topic}, e.key, {payload}, $2::text::jsonb
 FROM (
     SELECT {key_text} AS key, convert_to({envelope}, 'UTF8') AS payload
     FROM (SELECT) AS one LEFT JOIN lockstep_changed c ON true
@@ -219,7 +219,7 @@ func PostgresEntity(e EntityTable) EntitySQL {
 		known = b.build(postgresMarked+postgresKnown, keysOnly)
 	}
 	if e.Where == "" && !e.Muted {
-		one = b.build(postgresSaveOne, withEvents)
+		one = b.build(postgresSaveOne, oneEvent)
 	}
 	return EntitySQL{
 		SaveOne: one, Known: known,
@@ -248,7 +248,8 @@ type parameters int
 
 const (
 	keysOnly   parameters = iota
-	withEvents            // the event ids
+	withEvents            // the event ids, the metadata without them
+	oneEvent              // the metadata
 	withTopic             // the event ids, the topic and the metadata
 )
 
@@ -259,7 +260,7 @@ func (b postgresBuilder) build(template string, p parameters) string {
 	if p == keysOnly {
 		lists, names, mark = "$1::text[]", "k", "m.ord"
 	}
-	correlation := map[parameters]string{keysOnly: "NULL", withEvents: "$3::text", withTopic: "$5::text"}[p]
+	correlation := map[parameters]string{keysOnly: "NULL", oneEvent: "$3::text", withEvents: "$4::text", withTopic: "$5::text"}[p]
 	keys := b.keyTexts("c.k")
 	values := []string{
 		"{table}", n.Quote(b.Table),

@@ -117,13 +117,12 @@ func TestRelayHealthIsProgress(t *testing.T) {
 	if _, err := db.ExecContext(t.Context(), `INSERT INTO outbox (topic, key, payload) VALUES ('account', '1', 'x')`); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a relay without progress is not healthy", func() bool { return !healthy() })
-	if _, body := ask(t, server, "/healthz"); !strings.Contains(body, "1 messages are pending and none was confirmed") {
-		t.Errorf("the reason is %q", body)
-	}
-	if have := values(t, server)["lockstep_relay_pending"]; have != "1" {
-		t.Errorf("pending is %s, want 1", have)
-	}
+	// A busy machine may be late with a look at the outbox, which is another reason.
+	eventually(t, "a relay without progress is not healthy", func() bool {
+		status, body := ask(t, server, "/healthz")
+		return status == 503 && strings.Contains(body, "1 messages are pending and none was confirmed")
+	})
+	eventually(t, "one is pending", func() bool { return values(t, server)["lockstep_relay_pending"] == "1" })
 	close(g.open)
 	eventually(t, "a relay that made progress is healthy", healthy)
 	have := values(t, server)

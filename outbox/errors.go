@@ -50,14 +50,14 @@ type PayloadError struct {
 }
 
 func (e *PayloadError) Error() string {
-	return fmt.Sprintf("outbox: %s/%s: its event has %d bytes and at most %d are sent: send fewer Fields, or raise Config.MaxPayload as far as the broker allows", e.Entity, e.Key, e.Size, e.Limit)
+	return fmt.Sprintf("outbox: %s/%s: its event has %d bytes and at most %d are sent: send fewer Fields, or raise Config.MaxPayload as far as the broker allows", e.Entity, short(e.Key), e.Size, e.Limit)
 }
 
 // RowError reports a row that cannot be sent, and where it can be told, the
 // column that is to blame.
 type RowError struct {
 	Entity string
-	// Keys are the row's key; of several it is one that is to blame.
+	// Keys is the row's key, alone.
 	Keys []string
 	// Column is "" when it is not known.
 	Column string
@@ -69,7 +69,7 @@ func (e *RowError) Error() string {
 	if e.Column != "" {
 		where = ", column " + e.Column
 	}
-	return fmt.Sprintf("outbox: %s/%s%s: %v", e.Entity, strings.Join(e.Keys, " or "), where, e.Err)
+	return fmt.Sprintf("outbox: %s/%s%s: %v", e.Entity, firstOf(e.Keys), where, e.Err)
 }
 
 // Unwrap returns what was wrong with the row.
@@ -77,7 +77,16 @@ func (e *RowError) Unwrap() error { return e.Err }
 
 func firstOf(keys []string) string {
 	if len(keys) == 1 {
-		return keys[0]
+		return short(keys[0])
 	}
-	return fmt.Sprintf("%s (and %d more)", keys[0], len(keys)-1)
+	return fmt.Sprintf("%s (and %d more)", short(keys[0]), len(keys)-1)
+}
+
+// short keeps what is wrong with a key legible when the key itself is too long.
+func short(key string) string {
+	const most = 200
+	if len(key) <= most {
+		return key
+	}
+	return strings.ToValidUTF8(key[:most], "") + "…"
 }

@@ -226,3 +226,22 @@ func TestValuesThatJSONCannotCarry(t *testing.T) {
 		m.wantSent(t)
 	})
 }
+
+// A key may be too long to be repeated in an error.
+func TestLongKeysInErrors(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.exec(t, `CREATE TABLE things (id TEXT PRIMARY KEY)`)
+		m.addVersions(t, "things")
+		m.ob = m.outbox(t, outbox.Entity{ID: "thing", Table: "things"})
+		key := strings.Repeat("é", 1<<20)
+		err := m.ob.InTx(t.Context(), m.DB, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved("thing", key) })
+		var missing *outbox.NotFoundError
+		if !errors.As(err, &missing) || missing.Keys[0] != key {
+			t.Fatal("want a NotFoundError with the whole key")
+		}
+		if text := err.Error(); len(text) > 500 || !strings.Contains(text, "outbox: thing/éé") {
+			t.Errorf("its text has %d bytes: %.300s", len(text), text)
+		}
+	})
+}

@@ -69,7 +69,7 @@ See it work, with no server:   relay demo`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagMisuse)
 	root.AddCommand(newRun(svc), newConsume(svc), newMigrate(), newDemo(), newVersion(),
-		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc), newDeadLetters(svc), newStatus(svc))
+		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc), newDeadLetters(svc), newStatus(svc), newDoctor(svc))
 	return root
 }
 

@@ -47,7 +47,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	want := ",consume,dead-letters,dead-letters dump,dead-letters list,dead-letters purge,dead-letters retry,dead-letters show,deleted,deleted master,deleted replica,deleted sync,demo,diff,diff master,diff replica,diff sync,dump,load,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,status,sync,version"
+	want := ",consume,dead-letters,dead-letters dump,dead-letters list,dead-letters purge,dead-letters retry,dead-letters show,deleted,deleted master,deleted replica,deleted sync,demo,diff,diff master,diff replica,diff sync,doctor,dump,load,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,status,sync,version"
 	if have := strings.Join(paths, ","); have != want {
 		t.Errorf("commands %s, want %s", have, want)
 	}

@@ -279,3 +279,19 @@ func (b *Broker) giveBackAgain(s *session) {
 		_ = s.giveBack(replies, bodyNakAtStop, b.cfg.ConfirmTimeout) // else AckWait brings them back
 	}
 }
+
+// Bound reports whether a queue is bound to the topic. It blocks for ConfirmTimeout
+// at most.
+func (b *Broker) Bound(ctx context.Context, topic string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
+	defer cancel()
+	subject, err := b.names.topic(topic)
+	if err != nil {
+		return false, fmt.Errorf("jetstream: %w", err)
+	}
+	s, err := b.await(ctx)
+	if err != nil {
+		return false, err
+	}
+	return b.routed(ctx, s, subject), nil
+}

@@ -269,6 +269,19 @@ func IsConnection(err error) bool {
 // whole server.
 func IsDenied(err error) bool { return mysqlNumber(err) == 1227 } // ER_SPECIFIC_ACCESS_DENIED_ERROR
 
+// IsForbidden reports whether the account lacks the right to do what it did to a table.
+func IsForbidden(err error) bool {
+	var state sqlStater
+	if errors.As(err, &state) {
+		return state.SQLState() == "42501" // insufficient_privilege
+	}
+	switch mysqlNumber(err) {
+	case 1044, 1142, 1143: // ER_DBACCESS_DENIED_ERROR, ER_TABLEACCESS_DENIED_ERROR, ER_COLUMNACCESS_DENIED_ERROR
+		return true
+	}
+	return false
+}
+
 // IsMissingParent reports whether err says that a foreign key's row is not there
 // or, of a DELETE, that rows refer to the one deleted.
 func IsMissingParent(err error) bool {

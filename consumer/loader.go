@@ -74,7 +74,7 @@ func (c *Consumer) Loader(ctx context.Context, cqrsID string, tx *sql.Tx) (*Load
 	}
 	l := &Loader{c: c, to: to, engine: c.newEngine(), tx: tx}
 	if _, ok := l.engine.(nested); tx != nil && !ok {
-		return nil, fmt.Errorf("consumer: %s cannot load in one transaction: use one for each batch", c.dialect)
+		return nil, fmt.Errorf("consumer: %s cannot load in one transaction: use one for each batch, with a nil transaction here or `relay load --apart`", c.dialect)
 	}
 	if tx != nil && c.db.Stats().MaxOpenConnections == 1 {
 		return nil, errors.New("consumer: loading in one transaction needs a second connection: raise the pool's limit")

@@ -291,6 +291,14 @@ func TestMySQLLoader(t *testing.T) {
 	if diff := cmp.Diff([]string{"cqrs_revision=4 id=1 title=loaded"}, dump(t, r.db, "SELECT cqrs_revision, id, title FROM account_ref")); diff != "" {
 		t.Errorf("rows (-want +have):\n%s", diff)
 	}
+	tx, err := r.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := r.Loader(t.Context(), "account", tx); err == nil || !strings.Contains(err.Error(), "relay load --apart") {
+		t.Errorf("Loader in a transaction: %v, want the remedy", err)
+	}
 	if _, err := r.Reader(t.Context(), "account"); err == nil || !strings.Contains(err.Error(), "a replica on mysql cannot be read back") {
 		t.Errorf("Reader: %v", err)
 	}

@@ -8,8 +8,10 @@ import (
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
-// Tx is a handler's transaction. It can be neither committed nor rolled back: the
-// consumer does that, when the handler has returned. Its methods are those of
+// Tx is a handler's transaction. It can be neither committed nor rolled back, nor by
+// SQL either ([ErrTransactionText]): the consumer does that, when the handler has
+// returned. On MySQL, do not use statements that commit by themselves, such as
+// CREATE TABLE or TRUNCATE. Its methods are those of
 // *sql.Tx, so what sqlc and others generate takes it.
 type Tx struct{ s *txState }
 
@@ -26,6 +28,9 @@ type txState struct {
 
 // ExecContext executes a statement that returns no rows.
 func (tx Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if err := refuse(query); err != nil {
+		return nil, err
+	}
 	limited, done := tx.s.limit(ctx)
 	defer done()
 	res, err := tx.s.tx.ExecContext(limited, query, args...)
@@ -36,6 +41,9 @@ func (tx Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Re
 // QueryContext executes a statement that returns rows. They must be closed
 // before the handler returns.
 func (tx Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := refuse(query); err != nil {
+		return nil, err
+	}
 	rows, err := tx.s.tx.QueryContext(tx.s.limitToEnd(ctx), query, args...)
 	tx.s.note(ctx, query, err)
 	return rows, err
@@ -50,6 +58,9 @@ func (tx Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 
 // PrepareContext prepares a statement, which goes with the transaction.
 func (tx Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
+	if err := refuse(query); err != nil {
+		return nil, err
+	}
 	stmt, err := tx.s.tx.PrepareContext(ctx, query)
 	tx.s.note(ctx, query, err)
 	return stmt, err

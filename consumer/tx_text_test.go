@@ -1,0 +1,56 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRefusedTexts(t *testing.T) {
+	t.Parallel()
+	for _, query := range []string{"COMMIT", " commit;", "-- done\nCommit", "/* a */ /* b */\tROLLBACK", "rollback work", "BEGIN", "START TRANSACTION", "end", "ABORT", "PREPARE TRANSACTION 'x'", ";commit"} {
+		if err := refuse(query); !errors.Is(err, ErrTransactionText) {
+			t.Errorf("%q: have %v, want it refused", query, err)
+		}
+	}
+	for _, query := range []string{"", "--", "/*", "SELECT 1", "ROLLBACK TO SAVEPOINT a", "rollback work to a", "SAVEPOINT commit", "PREPARE p AS SELECT 1", "ending", "begin_work()", "INSERT INTO t VALUES ('COMMIT')"} {
+		if err := refuse(query); err != nil {
+			t.Errorf("%q: have %v, want it taken", query, err)
+		}
+	}
+}
+
+// TestHandlerEndsItsTransaction: a handler that commits or rolls back by SQL, and
+// then fails, does not cost its event.
+func TestHandlerEndsItsTransaction(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		for _, query := range []string{"COMMIT", "ROLLBACK"} {
+			calls := 0
+			r, run := runAuthors(t, d, Config{Workers: 1}, func(ctx context.Context, tx Tx, ev Event[author]) error {
+				if err := logAuthor(ctx, tx, ev); err != nil {
+					return err
+				}
+				if calls++; calls == 1 {
+					_, err := tx.ExecContext(ctx, query)
+					return errors.Join(errors.New("after all not"), err)
+				}
+				return nil
+			}, HandlerOptions{RetryDelay: time.Millisecond})
+			run.broker.mu.Lock()
+			run.broker.requeue = true
+			run.broker.mu.Unlock()
+			run.broker.deliver(authorEvent("SAVE", 1, 1, "Ada"))
+			eventually(t, "the event", func() bool { return r.Stats().Applied == 1 })
+			if err := run.stop(t); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff([]string{"kind=create id=1 name=Ada revision=1"}, r.authorLog(t)); diff != "" {
+				t.Errorf("%s: log (-want +have):\n%s", query, diff)
+			}
+		}
+	})
+}

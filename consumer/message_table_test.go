@@ -25,7 +25,9 @@ func TestMessageTable(t *testing.T) {
 		none   = -100 // nothing is stored
 		header = `"signal_type":"SAVE","cqrs_id":"thing","instance_pk":$K`
 	)
-	data := func(members string) string { return `{` + header + `,"instance_data":{` + members + `},"expires":null}` }
+	data := func(members string) string {
+		return `{` + header + `,"instance_data":{` + members + `},"expires":null}`
+	}
 	save := func(members string) string { return data(`"id":$K,"name":"x",` + members) }
 	envelope := func(members string) string {
 		return `{` + members + `,"instance_data":{"id":$K,"name":"x",` + v + `}}`

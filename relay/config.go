@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
@@ -82,6 +84,11 @@ type Config struct {
 	// out as gaps, and handlers do not see each state. Only SAVEs and DELETEs
 	// that package outbox has written are left out. Default false.
 	Collapse bool
+	// TracerProvider makes a span for each message whose writer was in one: from when
+	// the event was written until the broker confirmed it, a child of the writer's.
+	// The message names the relay's span then. Default nil: no spans; the message
+	// names the writer's.
+	TracerProvider trace.TracerProvider
 	// Look is how often the relay counts what is in the outbox, for
 	// [Stats.Outbox] and [Stats.Stalled]; less often when counting takes long. It
 	// uses one more connection. Zero: never.

@@ -58,8 +58,10 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
+	"github.com/lockstep-go/lockstep/internal/tracing"
 )
 
 // Relay forwards one outbox. Make it with New, run it with Run.
@@ -78,6 +80,7 @@ type Relay struct {
 	look                                 time.Duration
 	shardsWanted                         int
 	collapses                            bool
+	tracer                               trace.Tracer // nil: off
 
 	owned sync.Map // chan struct{} of each session, for hints of writers
 
@@ -158,6 +161,9 @@ func New(db *sql.DB, pub message.Publisher, cfg Config) (*Relay, error) {
 		batchSize: cfg.BatchSize, batchBytes: cfg.BatchBytes, poll: cfg.Poll,
 		leaseTTL: cfg.LeaseTTL, leaseRenew: cfg.LeaseRenew, drainFor: cfg.DrainTimeout, look: cfg.Look,
 		shardsWanted: cfg.Shards, collapses: cfg.Collapse,
+	}
+	if cfg.TracerProvider != nil {
+		r.tracer = cfg.TracerProvider.Tracer(tracing.Name)
 	}
 	if p, ok := pub.(PipelinedPublisher); ok {
 		r.pipelined = p

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // session moves messages until its context ends or something is away. Three
@@ -34,7 +35,8 @@ type session struct {
 
 // batch is rows under way.
 type batch struct {
-	rows []row
+	rows  []row
+	spans []trace.Span // of rows that are traced; nil: none is
 	// wait returns the broker's answer for each row.
 	wait func(ctx context.Context) []error
 }
@@ -108,13 +110,14 @@ func (s *session) send(ctx context.Context, rows []row) batch {
 	if ctx.Err() != nil { // the lease is lost: nothing more may leave
 		return batch{rows: rows, wait: func(context.Context) []error { return allOf(len(rows), context.Cause(ctx)) }}
 	}
+	spans := s.traced(rows, msgs)
 	s.stats.batch.Store(int64(len(rows)))
 	defer s.stats.send.since(time.Now())
 	if s.lanes != nil {
 		errs := s.lanes.publish(ctx, rows, topics, msgs)
-		return batch{rows: rows, wait: func(context.Context) []error { return errs }}
+		return batch{rows, spans, func(context.Context) []error { return errs }}
 	}
-	return batch{rows: rows, wait: s.pipelined.PublishAsync(ctx, topics, msgs)}
+	return batch{rows, spans, s.pipelined.PublishAsync(ctx, topics, msgs)}
 }
 
 func allOf(n int, err error) []error {
@@ -130,6 +133,7 @@ func (s *session) settle(ctx context.Context, b batch) error {
 	began := time.Now()
 	errs := b.wait(ctx)
 	s.stats.confirm.since(began)
+	endSpans(b.spans, errs)
 	if s.undeleted != nil {
 		// An earlier batch will be published again. So must be what was published
 		// behind it, or the last word on its keys would be an old one.

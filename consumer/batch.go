@@ -190,6 +190,10 @@ func (r *runner) receive(msg *message.Message) (*incoming, error) {
 	case in != nil && in.ev.Signal == event.Sync && in.to.entity.policy.onlyDirectSyncs && !in.direct(r.cfg.Queue):
 		err = errIgnored
 	}
+	if r.tracer != nil && in != nil {
+		r.trace(in)
+		in.traceError(err)
+	}
 	r.stats.add(func(s *Stats) {
 		s.Received++
 		if in != nil && in.ev.Quirks != 0 {

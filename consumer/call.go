@@ -38,7 +38,7 @@ func (x *inbox) call(run, ctx context.Context, in *incoming, tx Tx, kind Kind) e
 			}
 			done <- err
 		}()
-		err = in.to.entity.handler.call(ctx, tx, in, kind)
+		err = in.to.entity.handler.call(in.inSpan(ctx), tx, in, kind)
 	}()
 	select {
 	case err := <-done:

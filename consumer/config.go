@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
@@ -83,6 +85,10 @@ type Config struct {
 	// better than the two clocks. It must return quickly: the consumer waits. With
 	// handlers it is called from several goroutines.
 	Observe func(cqrsID string, lag time.Duration)
+	// TracerProvider makes a span for each message that names one: from when it was
+	// taken from the broker until it was acknowledged, a child of the relay's or the
+	// writer's. Handlers are called in it. Default nil: no spans.
+	TracerProvider trace.TracerProvider
 	// Now is the clock for expiry and for lag. Nil means time.Now.
 	Now func() time.Time
 }

@@ -64,8 +64,10 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
+	"github.com/lockstep-go/lockstep/internal/tracing"
 )
 
 // Broker is where events come from, and where retries and dead letters go. Any
@@ -99,6 +101,7 @@ type Consumer struct {
 	cfg     Config
 	dialect dialect.Name
 	stats   counters
+	tracer  trace.Tracer // nil: off
 
 	mu       sync.Mutex
 	entities []*entity // in the order of registration
@@ -144,7 +147,11 @@ func New(db *sql.DB, broker Broker, cfg Config) (*Consumer, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	return &Consumer{db: db, broker: broker, cfg: cfg, dialect: d, rereadEvery: rereadEvery, pauses: newPauses()}, nil
+	c := &Consumer{db: db, broker: broker, cfg: cfg, dialect: d, rereadEvery: rereadEvery, pauses: newPauses()}
+	if cfg.TracerProvider != nil {
+		c.tracer = cfg.TracerProvider.Tracer(tracing.Name)
+	}
+	return c, nil
 }
 
 // Table registers a table that follows the events of an entity. A table follows

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/lockstep-go/lockstep/event"
 )
@@ -25,6 +26,7 @@ type incoming struct {
 	absent string
 	// failed: it did not fit.
 	failed bool
+	span   trace.Span // nil: the message is not traced
 	// parked is set while it waits for a row it refers to, and afterwards.
 	parked *parked
 }

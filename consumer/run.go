@@ -43,6 +43,7 @@ type runner struct {
 	held      []*incoming // of paused tables; the intake's
 	log       *slog.Logger
 	parking   *parking
+	spans     *spans // nil but in Run
 	// work outlives Run's context by the drain timeout. Database and broker calls
 	// use it.
 	work context.Context //nolint:containedctx // of one Run, as long as the runner
@@ -238,6 +239,8 @@ func merge(ctx context.Context, channels []<-chan *message.Message) (merged <-ch
 // consume applies messages until ctx ends or the channel closes, then drains.
 func (r *runner) consume(ctx context.Context, messages <-chan *message.Message) error {
 	r.settler, r.inbox, r.parking = newSettler(ctx, r), r.newInbox(r.log), newParking(r)
+	r.spans = newSpans()
+	defer r.spans.end()
 	if r.hasHandlers() {
 		own, stop := context.WithCancel(ctx) // the channel may close before ctx ends
 		defer stop()

@@ -49,6 +49,7 @@ func (s *settler) wait() { s.group.Wait() }
 // fail decides between another attempt and the end.
 func (s *settler) fail(f failure) {
 	in := f.in
+	in.traceError(f.err)
 	d := in.decide(f.err, s.cfg.Now())
 	if d.reason != "" {
 		s.bury(in.msg, in.ev.CQRSID, d.reason, f.err)

@@ -46,9 +46,12 @@ func (c *Consumer) HandleMessage(msg *message.Message) error {
 	}
 	in, o, err := r.one(ctx, msg)
 	if err != nil {
+		in.traceEnd(err)
 		return err
 	}
-	return r.settleOne(ctx, msg, in, o)
+	err = r.settleOne(ctx, msg, in, o)
+	in.traceEnd(o.Err, err)
+	return err
 }
 
 // Apply applies one message and says what is to become of it, which is left to
@@ -66,7 +69,8 @@ func (c *Consumer) Apply(ctx context.Context, msg *message.Message) (Outcome, er
 	if err != nil {
 		return Outcome{}, err
 	}
-	_, o, err := r.one(ctx, msg)
+	in, o, err := r.one(ctx, msg)
+	in.traceEnd(o.Err, err)
 	return o, err
 }
 

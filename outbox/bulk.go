@@ -39,7 +39,7 @@ func (tx *Tx) SavedRows(entity string, rows *sql.Rows) error {
 		}
 		keys = append(keys, key)
 	}
-	if err := rows.Err(); err != nil {
+	if err := tx.note(rows.Err()); err != nil {
 		return fmt.Errorf("outbox: %s: read the keys of saved rows: %w", entity, err)
 	}
 	return tx.Saved(entity, keys...)

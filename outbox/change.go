@@ -28,14 +28,18 @@ type changed struct {
 	data     json.RawMessage // the Fields, an object; nil where nothing wants them
 	tracked  json.RawMessage // the tracked columns, an object; nil without
 	unfit    string          // a column whose value must not be sent
+	twin     bool            // another of the keys stands for the row, too, and comes first
 }
 
 // change does an operation to rows and returns them in the order of the keys.
 // What replicas are told, or must not be told any more, is remembered.
 func (tx *Tx) change(ctx context.Context, p *plan, op operation, keys []string) (rows []changed, err error) {
-	if tx.ob.dialect == Postgres {
+	switch tx.ob.dialect {
+	case Postgres:
 		rows, err = tx.changePostgres(ctx, op, keys) // it remembers within the statement
-	} else {
+	case MySQL:
+		rows, err = tx.changeMySQL(ctx, p, op, keys)
+	default:
 		rows, err = tx.changeHere(ctx, p, op, keys)
 	}
 	if err != nil {
@@ -82,7 +86,7 @@ func (tx *Tx) changeHere(ctx context.Context, p *plan, op operation, keys []stri
 	}
 	slices.SortFunc(all, func(a, b changed) int { return a.at - b.at })
 	for i := range all {
-		if left := !all[i].inside && p.Leave != LeaveSilently; op.signal != event.Delete && !left {
+		if !p.buries(op, &all[i]) {
 			continue
 		}
 		if err := tx.bury(ctx, p, &all[i]); err != nil {
@@ -92,6 +96,11 @@ func (tx *Tx) changeHere(ctx context.Context, p *plan, op operation, keys []stri
 	return all, nil
 }
 
+// buries reports whether a changed row is one that replicas do not have any more.
+func (p *plan) buries(op operation, row *changed) bool {
+	return op.signal == event.Delete || !row.inside && p.Leave != LeaveSilently
+}
+
 // changeRows reads the changed rows in any order.
 func (tx *Tx) changeRows(ctx context.Context, p *plan, op operation, keys []string) ([]changed, error) {
 	rows, err := tx.tx.QueryContext(ctx, op.sql.Change, tx.ob.dialect.Texts(keys), event.FormatTime(time.Now()))
@@ -99,7 +108,7 @@ func (tx *Tx) changeRows(ctx context.Context, p *plan, op operation, keys []stri
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	scan := newRowScan(p, op, keys)
+	scan := tx.newRowScan(p, op, keys)
 	all := make([]changed, 0, len(keys))
 	for rows.Next() {
 		row, err := scan.changed(rows)
@@ -114,12 +123,20 @@ func (tx *Tx) changeRows(ctx context.Context, p *plan, op operation, keys []stri
 // rowScan reads rows whose values are encoded here.
 type rowScan struct {
 	*plan
-	op operation
-	at map[string]int // the keys' places
+	op    operation
+	mysql bool
+	at    map[string]int // the keys' places
 
+	ord                   int // the key's place, as MySQL's statements return it
 	keys, fields, tracked []any
 	revision, updated     any
 	inside, fresh         bool
+}
+
+func (tx *Tx) newRowScan(p *plan, op operation, keys []string) *rowScan {
+	s := newRowScan(p, op, keys)
+	s.mysql = tx.ob.dialect == MySQL
+	return s
 }
 
 func newRowScan(p *plan, op operation, keys []string) *rowScan {
@@ -143,10 +160,18 @@ func pointers(targets []any, values []any) []any {
 	return targets
 }
 
+// targets are where a row's first columns go.
+func (s *rowScan) targets() []any {
+	if s.mysql {
+		return pointers([]any{&s.ord}, s.keys)
+	}
+	return pointers(nil, s.keys)
+}
+
 // changed reads the key, cqrs_revision, cqrs_updated, inside, fresh, the fields
 // and the tracked columns of a row.
 func (s *rowScan) changed(rows *sql.Rows) (row changed, err error) {
-	targets := append(pointers(nil, s.keys), &s.revision, &s.updated, &s.inside, &s.fresh)
+	targets := append(s.targets(), &s.revision, &s.updated, &s.inside, &s.fresh)
 	if err := rows.Scan(pointers(pointers(targets, s.fields), s.tracked)...); err != nil {
 		return row, err
 	}
@@ -154,10 +179,10 @@ func (s *rowScan) changed(rows *sql.Rows) (row changed, err error) {
 		return row, err
 	}
 	var ok bool
-	if row.revision, ok = s.revision.(int64); !ok {
+	if row.revision, ok = integer(s.revision); !ok {
 		return row, &RowError{Entity: s.ID, Keys: []string{row.key}, Column: event.FieldRevision, Err: fmt.Errorf("it is %v, not an integer", s.revision)}
 	}
-	row.updated, row.inside, row.fresh = wireTime(s.updated), s.inside, s.fresh
+	row.updated, row.inside, row.fresh = s.wireTime(), s.inside, s.fresh
 	if row.data, err = s.object(&row, s.plan.fields, s.fields, true); err != nil {
 		return row, err
 	}
@@ -167,7 +192,7 @@ func (s *rowScan) changed(rows *sql.Rows) (row changed, err error) {
 
 // trackedRow reads the key and the tracked columns of a row.
 func (s *rowScan) trackedRow(rows *sql.Rows) (row changed, err error) {
-	if err := rows.Scan(pointers(pointers(nil, s.keys), s.tracked)...); err != nil {
+	if err := rows.Scan(pointers(s.targets(), s.tracked)...); err != nil {
 		return row, err
 	}
 	if err := s.key(&row); err != nil {
@@ -194,6 +219,9 @@ func (s *rowScan) key(row *changed) (err error) {
 		row.pk = event.AppendString(nil, row.key)
 	}
 	row.at = s.place(row.key)
+	if s.mysql {
+		row.at = s.ord
+	}
 	return nil
 }
 
@@ -226,7 +254,7 @@ func (s *rowScan) object(row *changed, columns []dialect.Column, values []any, s
 		}
 		data = append(event.AppendString(data, c.Name), ':')
 		var err error
-		if strict && s.NonFinite == NonFiniteError && nonFinite(values[i]) {
+		if strict && s.NonFinite == NonFiniteError && (nonFinite(values[i]) || s.mysql && zeroTime(c, values[i])) {
 			err = errNonFinite
 		}
 		if err == nil {
@@ -240,6 +268,9 @@ func (s *rowScan) object(row *changed, columns []dialect.Column, values []any, s
 }
 
 func (s *rowScan) appendValue(dst []byte, value any, c dialect.Column) ([]byte, error) {
+	if s.mysql {
+		return appendMySQLValue(dst, value, c, s.Decimals == DecimalString)
+	}
 	if s.Decimals == DecimalString && (c.Base == "numeric" || strings.HasPrefix(c.Base, "decimal")) {
 		switch value.(type) {
 		case int64, float64:

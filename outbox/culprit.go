@@ -11,10 +11,10 @@ import (
 
 // locate runs a statement for keys, and if the database refuses a row, finds out
 // which. PostgreSQL ends a transaction with its first error, unless there is a
-// savepoint.
+// savepoint; MySQL undoes one statement of the several that were run.
 func (tx *Tx) locate(ctx context.Context, p *plan, keys []string, run func(keys []string) error) error {
 	save := func(string) error { return nil }
-	if tx.ob.dialect == Postgres {
+	if tx.ob.dialect != SQLite {
 		save = func(statement string) error {
 			_, err := tx.tx.ExecContext(ctx, statement+" lockstep_flush")
 			return err

@@ -38,7 +38,7 @@ func (ob *Outbox) Count(ctx context.Context, db *sql.DB, entity string, filter F
 		return 0, err
 	}
 	var n int64
-	err = db.QueryRowContext(ctx, s.sql(false).Count, append([]any{nil, nil}, s.args...)...).Scan(&n)
+	err = s.dialect.Over(db).QueryRowContext(ctx, s.sql(false).Count, append([]any{nil, nil}, s.args...)...).Scan(&n)
 	if err != nil {
 		return 0, s.fault("count", err)
 	}

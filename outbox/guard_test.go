@@ -20,7 +20,7 @@ func onEachGuarded(t *testing.T, test func(t *testing.T, m master)) {
 		dialect outbox.Dialect
 		driver  string
 		open    func(testing.TB) (*sql.DB, string)
-	}{"postgres": {outbox.Postgres, "postgres", testdb.Postgres}, "sqlite": {outbox.SQLite, "sqlite", testdb.SQLite}} {
+	}{"postgres": {outbox.Postgres, "postgres", testdb.Postgres}, "mysql": {outbox.MySQL, "mysql", testdb.MariaDB}, "sqlite": {outbox.SQLite, "sqlite", testdb.SQLite}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			plain, dsn := d.open(t)
@@ -146,7 +146,11 @@ func TestGuardedPool(t *testing.T) {
 		if err := errors.Join(m.PingContext(ctx), m.ob.Check(ctx, m.DB)); err != nil {
 			t.Fatal(err)
 		}
-		insert, err := m.PrepareContext(ctx, `INSERT INTO accounts (id, name) VALUES ($1, $2)`)
+		marks := []string{"$1", "$2"}
+		if m.dialect == outbox.MySQL {
+			marks = []string{"?", "?"}
+		}
+		insert, err := m.PrepareContext(ctx, `INSERT INTO accounts (id, name) VALUES (`+strings.Join(marks, ", ")+`)`)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +165,7 @@ func TestGuardedPool(t *testing.T) {
 			t.Fatal(err)
 		}
 		var n int
-		if err := errors.Join(sqlTx.QueryRowContext(ctx, `SELECT count(*) FROM accounts WHERE name = $1`, "x").Scan(&n), sqlTx.Commit()); err != nil || n != 3 {
+		if err := errors.Join(sqlTx.QueryRowContext(ctx, `SELECT count(*) FROM accounts WHERE name = `+marks[0], "x").Scan(&n), sqlTx.Commit()); err != nil || n != 3 {
 			t.Errorf("%d rows, %v", n, err)
 		}
 	})

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -127,7 +129,7 @@ func spellColumn(d Dialect, c *dialect.Column, text string) (spelled, column str
 		if n, err := strconv.ParseInt(trimmed, 10, 64); err == nil && strings.Contains(c.Base, "int") {
 			spelled = strconv.FormatInt(n, 10)
 		}
-	case bits > 0 && strings.HasSuffix(strings.ToLower(c.Type), "unsigned"):
+	case bits > 0 && strings.Contains(strings.ToLower(c.Type), "unsigned"):
 		n, err := strconv.ParseUint(strings.TrimPrefix(trimmed, "+"), 10, bits)
 		spelled, ok = strconv.FormatUint(n, 10), err == nil
 	case bits > 0:
@@ -144,7 +146,7 @@ func spellColumn(d Dialect, c *dialect.Column, text string) (spelled, column str
 			spelled = uuid.UUID(id).String()
 		}
 	default:
-		spelled, ok = text, !strings.Contains(text, "\x00")
+		spelled, ok = text, !strings.Contains(text, "\x00") && inCharset(c, text)
 	}
 	if !ok {
 		return "", c.Name, fmt.Errorf("%w: %.60q is no %s", ErrKey, text, c.Type)
@@ -154,14 +156,34 @@ func spellColumn(d Dialect, c *dialect.Column, text string) (spelled, column str
 
 func integerBits(base string) int {
 	switch base {
+	case "tinyint":
+		return 8
 	case "smallint":
 		return 16
+	case "mediumint":
+		return 24
 	case "integer", "int":
 		return 32
 	case "bigint":
 		return 64
 	}
 	return 0
+}
+
+// inCharset reports whether a MySQL column's character set has all of the text. It
+// would put question marks in place of the rest.
+func inCharset(c *dialect.Column, text string) bool {
+	if c.Collation == "" {
+		return true
+	}
+	highest := rune(utf8.MaxRune)
+	switch charset, _, _ := strings.Cut(c.Collation, "_"); charset {
+	case "ascii":
+		highest = unicode.MaxASCII
+	case "utf8", "utf8mb3":
+		highest = 0xffff
+	}
+	return !strings.ContainsFunc(text, func(r rune) bool { return r > highest })
 }
 
 // keyText returns a key as the text its column's input conversion reads. Keys

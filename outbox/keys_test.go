@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,6 +20,11 @@ func TestKeysAreNotCutToAnotherRows(t *testing.T) {
 		for _, c := range []struct{ declared, stored, asked string }{
 			{"VARCHAR(3)", "abc", "abcdef"}, {"CHAR(3)", "abc", "abcdef"}, {"NUMERIC(10,0)", "7", "7.4"},
 		} {
+			if m.dialect == outbox.MySQL {
+				if c.declared += " COLLATE utf8mb4_bin"; strings.HasPrefix(c.declared, "NUMERIC") {
+					continue // no key there
+				}
+			}
 			m.exec(t, `DROP TABLE IF EXISTS things`)
 			m.exec(t, `CREATE TABLE things (id `+c.declared+` PRIMARY KEY, name TEXT)`)
 			lines, err := migrations.TableSQL(m.dialect, "things")
@@ -170,6 +176,9 @@ func TestSpellingsOfOtherKeys(t *testing.T) {
 			{"NUMERIC(10,2)", "7.50", []any{"7.5", "7.500", "+7.5"}},
 			{"CHAR(3)", "a", []any{"a  ", "a"}},
 			{"DATE", "2026-01-02", []any{"2026-01-02", "20260102"}},
+		}
+		if m.dialect == outbox.MySQL { // the others are no keys there
+			types = append(types[:1], types[2])
 		}
 		if m.dialect == outbox.SQLite {
 			types = types[:0]

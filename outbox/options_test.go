@@ -220,9 +220,12 @@ func TestDecimalsAndNonFinite(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		postgres := m.dialect == outbox.Postgres
-		declared, nan := "amount NUMERIC(30,10), share REAL", `9e999`
-		if postgres {
+		declared, column, nan := "amount NUMERIC(30,10), share REAL", "share", `9e999`
+		switch m.dialect {
+		case outbox.Postgres:
 			declared, nan = declared+", amounts NUMERIC[]", `'NaN'`
+		case outbox.MySQL: // has no NaN, but days that are none
+			declared, column, nan = declared+", day DATE", "day", `'0000-00-00'`
 		}
 		m.exec(t, `CREATE TABLE sums (id INTEGER PRIMARY KEY, `+declared+`)`)
 		m.addVersions(t, "sums")
@@ -233,6 +236,9 @@ func TestDecimalsAndNonFinite(t *testing.T) {
 			m.exec(t, `INSERT INTO sums VALUES (1, 12345678901234567890.123456789, 1.5, '{1.50,2}')`)
 			want = `{"id":1,"amount":"12345678901234567890.1234567890","share":1.5,"amounts":["1.50","2"]`
 		} else {
+			if m.dialect == outbox.MySQL {
+				amount, want = `12345678901234567890.123456789`, `{"id":1,"amount":"12345678901234567890.1234567890","share":1.5,"day":null`
+			}
 			m.exec(t, `INSERT INTO sums (id, amount, share) VALUES (1, `+amount+`, 1.5)`)
 		}
 		m.inTx(t, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved("sum", 1) })
@@ -240,11 +246,11 @@ func TestDecimalsAndNonFinite(t *testing.T) {
 			t.Errorf("data %s, want %s", have, want)
 		}
 		m.exec(t, `INSERT INTO sums (id, share) SELECT id + 1, share FROM sums`)
-		m.exec(t, `UPDATE sums SET share = `+nan+` WHERE id = 2`)
+		m.exec(t, `UPDATE sums SET `+column+` = `+nan+` WHERE id = 2`)
 		err := m.ob.InTx(t.Context(), m.DB, func(_ context.Context, tx *outbox.Tx) error { return tx.Saved("sum", 1, 2) })
 		var row *outbox.RowError
-		if !errors.As(err, &row) || row.Entity != "sum" || row.Column != "share" || cmp.Diff([]string{"2"}, row.Keys) != "" {
-			t.Errorf("a NaN: %v, want a RowError that names sum, 2 and share", err)
+		if !errors.As(err, &row) || row.Entity != "sum" || row.Column != column || cmp.Diff([]string{"2"}, row.Keys) != "" {
+			t.Errorf("a NaN: %v, want a RowError that names sum, 2 and %s", err, column)
 		}
 		if have := len(m.rows(t)); have != 1 {
 			t.Errorf("%d events, want the one from before", have)

@@ -65,12 +65,14 @@ type Dialect = dialect.Name
 // The databases the outbox can be written on.
 const (
 	Postgres = dialect.Postgres
-	SQLite   = dialect.SQLite
+	// MySQL is MySQL from 8.0.20 and MariaDB from 10.6.
+	MySQL  = dialect.MySQL
+	SQLite = dialect.SQLite
 )
 
 // Config says what an Outbox records.
 type Config struct {
-	// Dialect is required: Postgres or SQLite.
+	// Dialect is required: Postgres, MySQL or SQLite.
 	Dialect Dialect
 	// Entities are the tables whose rows are sent. At least one is required.
 	Entities []Entity
@@ -123,12 +125,9 @@ func New(cfg Config) (*Outbox, error) {
 		faults = append(faults, fmt.Errorf("outbox: "+format, args...))
 	}
 	switch cfg.Dialect {
-	case Postgres, SQLite:
-	case dialect.MySQL:
-		fault("Config.Dialect is %q, whose outbox can be relayed but not written by this package: insert into its table, "+
-			"which is a public contract", cfg.Dialect)
+	case Postgres, MySQL, SQLite:
 	default:
-		fault("Config.Dialect is %q: use one of %s, %s", cfg.Dialect, Postgres, SQLite)
+		fault("Config.Dialect is %q: use one of %s", cfg.Dialect, dialect.Known)
 	}
 	if len(cfg.Entities) == 0 {
 		fault("Config.Entities is empty: name at least one entity")
@@ -189,6 +188,9 @@ func (ob *Outbox) Check(ctx context.Context, db *sql.DB) error {
 	}
 	if len(faults) > 0 {
 		return errors.Join(faults...)
+	}
+	if err := ob.checkSession(ctx, db); err != nil {
+		faults = append(faults, err)
 	}
 	for _, id := range ob.names {
 		if _, err := ob.plan(ctx, db, id); err != nil {

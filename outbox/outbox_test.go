@@ -23,12 +23,23 @@ type master struct {
 	ob      *outbox.Outbox
 }
 
+// textKeys spells texts that are keys as MySQL can have them.
+var textKeys = strings.NewReplacer("TEXT PRIMARY KEY", mysqlTextKey+" PRIMARY KEY", "region TEXT", "region "+mysqlTextKey,
+	"number TEXT", "number "+mysqlTextKey, "id CHAR(3)", "id CHAR(3) COLLATE utf8mb4_bin")
+
+const mysqlTextKey = "varchar(100) COLLATE utf8mb4_bin"
+
 // onEach runs a test on every database.
 func onEach(t *testing.T, test func(t *testing.T, m master)) {
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
 		db, _ := testdb.Postgres(t)
 		test(t, newMaster(t, db, outbox.Postgres))
+	})
+	t.Run("mysql", func(t *testing.T) {
+		t.Parallel()
+		db, _ := testdb.MariaDB(t)
+		test(t, newMaster(t, db, outbox.MySQL))
 	})
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
@@ -73,6 +84,9 @@ func (m master) outbox(t testing.TB, entities ...outbox.Entity) *outbox.Outbox {
 
 func (m master) exec(t testing.TB, query string) {
 	t.Helper()
+	if m.dialect == outbox.MySQL && strings.HasPrefix(query, "CREATE TABLE") {
+		query = textKeys.Replace(query)
+	}
 	if _, err := m.ExecContext(t.Context(), query); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
@@ -122,7 +136,7 @@ type outboxRow struct {
 
 func (m master) rows(t *testing.T) (all []outboxRow) {
 	t.Helper()
-	rows, err := m.QueryContext(t.Context(), `SELECT id, topic, key, payload, metadata FROM outbox ORDER BY id`)
+	rows, err := m.QueryContext(t.Context(), `SELECT id, topic, "key", payload, metadata FROM outbox ORDER BY id`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,11 +189,12 @@ func TestKeysAndEntitiesKeepTheOrderOfTheirMarks(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		m.exec(t, `CREATE TABLE authors (id TEXT PRIMARY KEY, name TEXT, cqrs_revision BIGINT NOT NULL DEFAULT 0, cqrs_updated `+
-			map[outbox.Dialect]string{outbox.Postgres: "timestamptz", outbox.SQLite: "TEXT"}[m.dialect]+` NOT NULL DEFAULT CURRENT_TIMESTAMP)`)
+			map[outbox.Dialect]string{outbox.Postgres: "timestamptz", outbox.MySQL: "datetime(6)", outbox.SQLite: "TEXT"}[m.dialect]+` NOT NULL DEFAULT CURRENT_TIMESTAMP)`)
 		m.ob = m.outbox(t, outbox.Entity{ID: "account", Table: "accounts"}, outbox.Entity{ID: "author", Table: "authors"})
+		odd := map[bool]string{true: `'b"\\'`, false: `'b"\'`}[m.dialect == outbox.MySQL]
 		m.inTx(t, func(ctx context.Context, tx *outbox.Tx) error {
 			return errors.Join(
-				exec(ctx, tx, `INSERT INTO authors (id, name) VALUES ('b"\', 'B'), ('a', 'A')`), // a key that needs quoting twice
+				exec(ctx, tx, `INSERT INTO authors (id, name) VALUES (`+odd+`, 'B'), ('a', 'A')`), // a key that needs quoting twice
 				exec(ctx, tx, `INSERT INTO accounts (id, name) VALUES (1, 'one'), (2, 'two'), (3, 'three')`),
 				tx.Saved("author", `b"\`), tx.Saved("account", 3, 1), tx.Saved("author", "a"), tx.Saved("account", 1, 2))
 		})
@@ -318,8 +333,7 @@ func TestManyKeysInOneTransaction(t *testing.T) {
 			for i := range keys {
 				keys[i] = n - i
 			}
-			return errors.Join(exec(ctx, tx, `WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
-				INSERT INTO accounts (id, name) SELECT i, 'bulk' FROM n`), tx.Saved("account", keys...))
+			return errors.Join(exec(ctx, tx, `INSERT INTO accounts (id, name) SELECT i, 'bulk' FROM `+m.numbers(n)), tx.Saved("account", keys...))
 		})
 		all := m.sent(t)
 		if len(all) != n || all[0].Key != "10000" || all[n-1].Key != "1" {

@@ -85,9 +85,15 @@ func (ob *Outbox) newPlan(ctx context.Context, q dialect.Querier, e Entity) (*pl
 		DecimalText: e.Decimals == DecimalString, FiniteOnly: e.NonFinite == NonFiniteError,
 		Correlated: ob.correlationID != nil, MaxPayload: ob.maxPayload, DeletedRows: e.DeleteData != nil,
 	}
-	if ob.dialect == SQLite {
+	switch ob.dialect {
+	case SQLite:
 		p.sql = dialect.SQLiteEntity(p.built)
-	} else {
+	case MySQL:
+		if err := p.checkMySQL(); err != nil {
+			return nil, err
+		}
+		p.sql = dialect.MySQLEntity(p.built)
+	default:
 		p.sql = dialect.PostgresEntity(p.built)
 	}
 	p.direct(ob)

@@ -158,10 +158,13 @@ func (tx *Tx) insertMessages(ctx context.Context, msgs []outgoing) error {
 		}
 	}
 	insert := tx.insertOneByOne
-	if tx.ob.dialect == Postgres {
+	switch tx.ob.dialect {
+	case Postgres:
 		insert = tx.insertTogether
+	case MySQL:
+		insert = tx.insertInRows
 	}
-	if err := insert(ctx, msgs); err != nil {
+	if err := tx.note(insert(ctx, msgs)); err != nil {
 		return fmt.Errorf("outbox: publish %d messages, the first on %s: %w", len(msgs), msgs[0].topic, withRemedy(err))
 	}
 	return nil

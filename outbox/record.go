@@ -63,7 +63,7 @@ func (tx *Tx) record(ctx context.Context, p *plan, op operation, keys []string) 
 		found, err = tx.recordDirect(ctx, p, op, keys)
 		return err
 	})
-	if err != nil {
+	if tx.note(err) != nil {
 		tx.ob.forget(p.ID) // the table may have been altered
 		return err
 	}
@@ -184,6 +184,7 @@ func (tx *Tx) recordRows(ctx context.Context, p *plan, op operation, keys []stri
 	if err := tx.foundAlike(ctx, p, keys, found); err != nil {
 		return nil, err
 	}
+	rows = slices.DeleteFunc(rows, func(row changed) bool { return row.twin })
 	if p.Muted || slices.Contains(found, false) {
 		return found, nil
 	}
@@ -196,15 +197,18 @@ func (tx *Tx) recordRows(ctx context.Context, p *plan, op operation, keys []stri
 	}
 	tx.remember(p, op, keys, rows)
 	if op.remove {
-		_, err = tx.ExecContext(ctx, p.sql.Remove, tx.ob.dialect.Texts(keys))
+		_, err = tx.ExecContext(ctx, p.sql.Remove, tx.list(p, keys))
 	}
 	return found, err
 }
 
 // insertEvents writes the rows of events that were made here.
 func (tx *Tx) insertEvents(ctx context.Context, p *plan, msgs []outgoing) error {
-	if tx.ob.dialect != Postgres {
+	switch tx.ob.dialect {
+	case SQLite:
 		return tx.insertOneByOne(ctx, msgs)
+	case MySQL:
+		return tx.insertInRows(ctx, msgs)
 	}
 	for len(msgs) > 0 {
 		n, err := tx.insertSome(ctx, msgs)

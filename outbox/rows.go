@@ -84,6 +84,10 @@ func read[T any](ctx context.Context, ob *Outbox, db *sql.DB, entity string, fil
 func (s *scan) versions(ctx context.Context, db *sql.DB, from *string, yield func(Version) bool) (int, bool, error) {
 	return s.each(ctx, db, s.sql(from != nil).Versions, from, func(rows *sql.Rows) (bool, error) {
 		var v Version
+		if s.dialect == MySQL {
+			row, err := s.rowScan(operation{}).changed(rows)
+			return err == nil && yield(Version{Key: row.key, PK: row.pk, Revision: row.revision}), err
+		}
 		var pk any
 		if err := rows.Scan(&v.Key, &pk, &v.Revision); err != nil {
 			return false, err
@@ -152,14 +156,20 @@ func (s *scan) serialized(ctx context.Context, db *sql.DB, from *string, yield f
 	return n, true, nil
 }
 
+func (s *scan) rowScan(op operation) *rowScan {
+	r := newRowScan(s.plan, op, nil)
+	r.mysql = s.dialect == MySQL
+	return r
+}
+
 func (s *scan) row(rows *sql.Rows) (Row, error) {
-	if s.dialect != SQLite {
+	if s.dialect == Postgres {
 		var r Row
 		err := rows.Scan(&r.Key, (*[]byte)(&r.PK), (*[]byte)(&r.Data))
 		r.Data = oneLine(r.Data)
 		return r, err
 	}
-	row, err := newRowScan(s.plan, s.syncing(), nil).changed(rows)
+	row, err := s.rowScan(s.syncing()).changed(rows)
 	if err != nil {
 		return Row{}, err
 	}
@@ -181,7 +191,7 @@ func oneLine(data json.RawMessage) json.RawMessage {
 // each reads a page. It reports how many rows there were, and false for more
 // when it was told to stop.
 func (s *scan) each(ctx context.Context, db *sql.DB, query string, from *string, one func(*sql.Rows) (more bool, err error)) (n int, more bool, err error) {
-	rows, err := db.QueryContext(ctx, query, s.page(pageSize, from)...)
+	rows, err := s.dialect.Over(db).QueryContext(ctx, query, s.page(pageSize, from)...)
 	if err != nil {
 		return 0, false, err
 	}

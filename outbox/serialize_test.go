@@ -35,7 +35,7 @@ func authors(queries *int) func(ctx context.Context, tx *outbox.Tx, rows []outbo
 			made[row.Key] = &author{ID: row.Key, Books: []book{}}
 		}
 		*queries++
-		books, err := tx.QueryContext(ctx, `SELECT CAST(author_id AS text), id, title FROM books WHERE author_id IN (`+strings.Join(keys, ", ")+`) ORDER BY id`)
+		books, err := tx.QueryContext(ctx, `SELECT author_id, id, title FROM books WHERE author_id IN (`+strings.Join(keys, ", ")+`) ORDER BY id`)
 		if err != nil {
 			return nil, err
 		}

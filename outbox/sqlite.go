@@ -70,9 +70,16 @@ func appendSQLiteValue(dst []byte, value any, declared string) ([]byte, error) {
 	return nil, fmt.Errorf("%T cannot be sent", value)
 }
 
-func wireTime(value any) string {
-	if t, ok := value.(time.Time); ok { // a column declared as DATETIME
-		return event.FormatTime(t)
+// wireTime is the time of the row's version.
+func (s *rowScan) wireTime() string {
+	switch v := s.updated.(type) {
+	case time.Time: // a column declared as DATETIME
+		return event.FormatTime(v)
+	case []byte: // MySQL's datetime(6), in UTC
+		return string(v) + utcOffset
 	}
-	return fmt.Sprint(value)
+	if s.mysql {
+		return fmt.Sprint(s.updated) + utcOffset
+	}
+	return fmt.Sprint(s.updated)
 }

@@ -227,7 +227,7 @@ func causeOf(ctx context.Context, err error) error {
 
 // lock locks the rows of the next chunk and returns their keys in order.
 func (r *syncRun) lock(ctx context.Context, tx *sql.Tx) ([]string, error) {
-	rows, err := tx.QueryContext(ctx, r.sql(r.from != nil).Keys, r.page(r.chunk, r.from)...)
+	rows, err := r.dialect.Over(tx).QueryContext(ctx, r.sql(r.from != nil).Keys, r.page(r.chunk, r.from)...)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +235,13 @@ func (r *syncRun) lock(ctx context.Context, tx *sql.Tx) ([]string, error) {
 	var keys []string
 	for rows.Next() {
 		var key string
-		if err := rows.Scan(&key); err != nil {
+		if r.dialect == MySQL {
+			row, err := r.rowScan(operation{}).trackedRow(rows)
+			if err != nil {
+				return nil, err
+			}
+			key = row.key
+		} else if err := rows.Scan(&key); err != nil {
 			return nil, err
 		}
 		keys = append(keys, key)
@@ -246,7 +252,7 @@ func (r *syncRun) lock(ctx context.Context, tx *sql.Tx) ([]string, error) {
 // sync records the SYNC events of keys whose rows the transaction has locked.
 func (tx *Tx) sync(ctx context.Context, r *syncRun, keys []string) error {
 	if known := r.plan.sql.Known; known != "" {
-		if _, err := tx.tx.ExecContext(ctx, known, r.dialect.Texts(keys)); err != nil {
+		if _, err := tx.tx.ExecContext(ctx, known, tx.list(r.plan, keys)); err != nil {
 			return err
 		}
 	}

@@ -208,7 +208,7 @@ func (m master) checkSynced(t *testing.T) {
 		}
 		last[s.Key] = s
 	}
-	rows, err := m.QueryContext(t.Context(), `SELECT CAST(id AS TEXT), name FROM accounts`)
+	rows, err := m.QueryContext(t.Context(), `SELECT CONCAT(id), name FROM accounts`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,8 +271,7 @@ func TestRows(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		const n = 4100
-		m.exec(t, fmt.Sprintf(`WITH RECURSIVE s (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < %d)
-			INSERT INTO accounts (id, name, cqrs_revision) SELECT i, 'n' || i, i %% 7 FROM s`, n))
+		m.exec(t, `INSERT INTO accounts (id, name, cqrs_revision) SELECT i, CONCAT('n', i), i % 7 FROM `+m.numbers(n))
 		next := 2
 		for row, err := range m.ob.Rows(t.Context(), m.DB, "account", outbox.All, "1") {
 			if err != nil {

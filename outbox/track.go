@@ -28,6 +28,9 @@ func (tx *Tx) Track(ctx context.Context, entity string, keys ...any) error {
 	if tx.flushing {
 		return fmt.Errorf("outbox: track %s: %w", entity, ErrFlushing)
 	}
+	if tx.ended != nil {
+		return tx.ended
+	}
 	p, err := tx.ob.plan(ctx, tx.tx, entity)
 	if err != nil {
 		return err
@@ -60,7 +63,7 @@ func (tx *Tx) Track(ctx context.Context, entity string, keys ...any) error {
 		return nil
 	}
 	rows, err := tx.lockTracked(ctx, p, asked)
-	if err != nil {
+	if tx.note(err) != nil {
 		return fmt.Errorf("outbox: track %s/%s: %w", entity, firstOf(asked), withRemedy(err))
 	}
 	for _, key := range asked {
@@ -74,12 +77,12 @@ func (tx *Tx) Track(ctx context.Context, entity string, keys ...any) error {
 
 // lockTracked returns the rows with their tracked columns.
 func (tx *Tx) lockTracked(ctx context.Context, p *plan, keys []string) (all []changed, err error) {
-	rows, err := tx.tx.QueryContext(ctx, p.sql.Track, tx.ob.dialect.Texts(keys))
+	rows, err := tx.tx.QueryContext(ctx, p.sql.Track, tx.list(p, keys))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	scan := newRowScan(p, operation{tracked: true}, keys)
+	scan := tx.newRowScan(p, operation{tracked: true}, keys)
 	for rows.Next() {
 		var row changed
 		if tx.ob.dialect == Postgres {

@@ -21,8 +21,9 @@ type Tx struct {
 
 	marks      []*mark // in the order in which the entities were first marked
 	tracked    map[string]before
-	savepoints int  // set so far
-	flushing   bool // functions of an entity are under way
+	savepoints int   // set so far
+	flushing   bool  // functions of an entity are under way
+	ended      error // with which MySQL rolled the transaction back; nothing is run in it any more
 }
 
 // handle is what the statements of a transaction are run on: a *sql.Tx, or a
@@ -100,18 +101,35 @@ func (ob *Outbox) Wrap(tx *sql.Tx) *Tx {
 // ExecContext runs a statement in the transaction. In [Outbox.InTx], one that has
 // parameters and is used again is prepared, unless Config.Unprepared says no.
 func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if tx.ended != nil {
+		return nil, tx.ended
+	}
 	if tx.session != nil && len(args) > 0 {
 		return tx.session.exec(ctx, query, args)
 	}
-	return tx.tx.ExecContext(ctx, query, args...)
+	result, err := tx.tx.ExecContext(ctx, query, args...)
+	return result, tx.note(err)
 }
 
 // QueryContext runs a query in the transaction.
 func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if tx.ended != nil {
+		return nil, tx.ended
+	}
 	if tx.session != nil {
 		return tx.session.query(ctx, query, args)
 	}
-	return tx.tx.QueryContext(ctx, query, args...)
+	rows, err := tx.tx.QueryContext(ctx, query, args...)
+	return rows, tx.note(err)
+}
+
+// note keeps an error with which MySQL has rolled the transaction back, and with
+// it its BEGIN: what came behind would be committed at once and without events.
+func (tx *Tx) note(err error) error {
+	if tx.ob.dialect == MySQL && err != nil && tx.ended == nil && dialect.EndsTransaction(err) {
+		tx.ended = fmt.Errorf("outbox: the database has rolled the transaction back, run it again: %w", err)
+	}
+	return err
 }
 
 // QueryRowContext runs a query for at most one row in the transaction.
@@ -178,6 +196,9 @@ func (tx *Tx) remove(ctx context.Context, entity string, keys []any, operation f
 	if tx.flushing {
 		return fmt.Errorf("outbox: delete %s: %w", entity, ErrFlushing)
 	}
+	if tx.ended != nil {
+		return tx.ended
+	}
 	p, err := tx.ob.plan(ctx, tx.tx, entity)
 	if err != nil {
 		return err
@@ -239,6 +260,9 @@ func (m *mark) spell(d Dialect, p *plan) {
 // with it, while their marks are gone: do not do that around Delete, Deleting or
 // Flush.
 func (tx *Tx) Savepoint(ctx context.Context, fn func(ctx context.Context) error) error {
+	if tx.ended != nil {
+		return tx.ended
+	}
 	tx.savepoints++
 	name := fmt.Sprintf("lockstep_%d", tx.savepoints)
 	if _, err := tx.tx.ExecContext(ctx, "SAVEPOINT "+name); err != nil {
@@ -274,6 +298,9 @@ func cloneMarks(marks []*mark) []*mark {
 func (tx *Tx) Flush(ctx context.Context) error {
 	if tx.flushing {
 		return fmt.Errorf("outbox: flush: %w", ErrFlushing)
+	}
+	if tx.ended != nil {
+		return tx.ended
 	}
 	for _, m := range tx.marks {
 		if m.entity == "" {

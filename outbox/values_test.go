@@ -62,10 +62,39 @@ var sqliteColumns = []column{
 	{"BLOB", `x'fbfbfb'`, `"+/v7"`},
 }
 
+// The session's time zone is not UTC.
+var mysqlColumns = []column{
+	{"tinyint(1)", `1`, `true`},
+	{"tinyint(1)", `7`, `7`},
+	{"bit(1)", `b'0'`, `false`},
+	{"bit(8)", `b'101'`, `5`},
+	{"bigint unsigned", `18446744073709551615`, `18446744073709551615`},
+	{"decimal(40,10)", `12345678901234567890.1234567890`, `12345678901234567890.1234567890`},
+	{"double", `0.1`, `0.1`},
+	{"float", `16777217.5`, `1.6777218e+07`},
+	{"datetime(6)", `'2026-01-02 03:04:05.007919'`, `"2026-01-02 03:04:05.007919"`},
+	{"datetime", `'0000-00-00 00:00:00'`, `null`},
+	{"timestamp(3) NULL", `'2026-01-02 03:04:05.007'`, `"2026-01-02 06:34:05.007000+00:00"`},
+	{"date", `'2026-01-02'`, `"2026-01-02"`},
+	{"time(1)", `'-838:59:58.5'`, `"-838:59:58.5"`},
+	{"year", `2026`, `2026`},
+	{"varchar(9) CHARACTER SET latin1", `'é'`, `"é"`},
+	{"longtext", `'"quoted" é 😀'`, `"\"quoted\" é 😀"`},
+	{"varbinary(9)", `x'fbfbfb'`, `"+/v7"`},
+	{"longblob", `x''`, `""`},
+	{"json", `'{"b": 1,"a":[null]}'`, `{"b": 1,"a":[null]}`},
+	{"set('a','b')", `'a,b'`, `"a,b"`},
+	{"inet6", `'2001:db8::1'`, `"2001:db8::1"`},
+	{"varchar(5)", `NULL`, `null`},
+}
+
 func TestValuesOnTheWire(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		columns := sqliteColumns
+		if m.dialect == outbox.MySQL {
+			columns = mysqlColumns
+		}
 		if m.dialect == outbox.Postgres {
 			columns = postgresColumns
 			m.exec(t, `CREATE TYPE mood AS ENUM ('sad', 'happy')`)
@@ -112,7 +141,7 @@ func TestValuesOnTheWire(t *testing.T) {
 func TestOtherKeys(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
-		keyType := map[outbox.Dialect]string{outbox.Postgres: "uuid", outbox.SQLite: "TEXT"}[m.dialect]
+		keyType := map[outbox.Dialect]string{outbox.Postgres: "uuid", outbox.MySQL: "uuid", outbox.SQLite: "TEXT"}[m.dialect]
 		m.exec(t, `CREATE TABLE things (code `+keyType+` PRIMARY KEY, name TEXT)`)
 		lines, err := migrations.TableSQL(m.dialect, "things")
 		if err != nil {

@@ -17,7 +17,10 @@ type Lookup struct {
 // list as [Name.Texts] makes it, that of a text lookup is what [Name.Pattern]
 // makes.
 func (n Name) Condition(l Lookup, column, first, second string) string {
-	if n == SQLite {
+	switch n {
+	case MySQL:
+		return mysqlCondition(l, column, first, second)
+	case SQLite:
 		return sqliteCondition(l, column, first, second)
 	}
 	return postgresCondition(l, column, first, second)
@@ -30,6 +33,9 @@ func (n Name) Pattern(op, text string) string {
 		return text // these do not use LIKE, which knows no case there
 	}
 	escaped := likeEscaper.Replace(text)
+	if n == MySQL {
+		escaped = mysqlLikeEscaper.Replace(text)
+	}
 	switch op {
 	case "contains", "icontains":
 		return "%" + escaped + "%"
@@ -44,9 +50,10 @@ func (n Name) Pattern(op, text string) string {
 	return text
 }
 
-// Placeholder returns the name of the parameter with this number, from 1.
+// Placeholder returns the name of the parameter with this number, from 1. On MySQL
+// the statement goes through [Name.Over].
 func (n Name) Placeholder(number int) string {
-	if n == SQLite {
+	if n != Postgres {
 		return "?" + itoa(number)
 	}
 	return "$" + itoa(number)

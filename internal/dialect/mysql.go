@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/go-sql-driver/mysql"
@@ -39,7 +40,7 @@ func (q numbered) QueryRowContext(ctx context.Context, query string, args ...any
 }
 
 // inOrder replaces ?1, ?2, … by ? and returns the arguments as they stand in the
-// query. A single digit follows each mark; our statements hold no other ?1 to ?9.
+// query. A mark without a number of an argument stays as it is.
 func inOrder(query string, args []any) (string, []any) {
 	var b strings.Builder
 	ordered := make([]any, 0, len(args))
@@ -50,9 +51,11 @@ func inOrder(query string, args []any) (string, []any) {
 			return b.String(), ordered
 		}
 		b.WriteByte('?')
-		if query = tail; tail != "" && tail[0] >= '1' && int(tail[0]-'0') <= len(args) {
-			ordered = append(ordered, args[tail[0]-'1'])
-			query = tail[1:]
+		digits := len(tail) - len(strings.TrimLeft(tail, "0123456789"))
+		query = tail
+		if number, err := strconv.Atoi(tail[:digits]); err == nil && number >= 1 && number <= len(args) {
+			ordered = append(ordered, args[number-1])
+			query = tail[digits:]
 		}
 	}
 }
@@ -77,7 +80,8 @@ SELECT c.column_name,
        CASE WHEN EXISTS (
            SELECT 1 FROM information_schema.check_constraints k
            WHERE k.constraint_schema = c.table_schema AND k.constraint_name = c.column_name /*M! AND k.table_name = c.table_name */
-             AND k.check_clause LIKE CONCAT('json_valid(_', c.column_name, '_)') -- in either kind of quotes
+             AND (k.check_clause LIKE CONCAT('json_valid(_', c.column_name, '_)') -- in either kind of quotes
+                  OR k.check_clause = CONCAT('json_valid("', REPLACE(c.column_name, '"', '""'), '")'))
        ) THEN 'json' ELSE c.data_type END,
        c.is_nullable = 'NO',
        (c.column_default IS NOT NULL AND c.column_default <> 'NULL') OR c.extra LIKE '%auto_increment%',
@@ -132,6 +136,17 @@ func classifyMySQL(number uint16) Class {
 		return Data
 	}
 	return Outage
+}
+
+// EndsTransaction reports whether MySQL has, or may have, rolled back the whole
+// transaction with this error. What is run in it afterwards would be committed
+// at once, each statement by itself.
+func EndsTransaction(err error) bool {
+	switch mysqlNumber(err) {
+	case 1213, 1205, 1020: // deadlock; lock wait timeout, as the server is configured; changed since it was read
+		return true
+	}
+	return false
 }
 
 // isBadMySQLValue knows the errors about one value and its column: too long,

@@ -49,6 +49,10 @@ type Operation struct {
 	// Change changes the rows and returns them, so that their events can be made
 	// in the process.
 	Change string
+	// Lock, Write and After are on MySQL what Change is by itself elsewhere: Lock
+	// returns which of the keys there are, Write changes the rows before Change reads
+	// them, After is for what has to come behind it. Each may be missing.
+	Lock, Write, After string
 }
 
 // EntitySQL is the write side's statements for one entity. Keys are one list
@@ -72,6 +76,8 @@ type EntitySQL struct {
 	Same string
 	// Track locks the rows and returns their tracked columns.
 	Track string
+	// Tombstones returns on MySQL what is known of the keys' earlier rows.
+	Tombstones string
 	// Check fails if Where is not a condition on the table's rows.
 	Check string
 }

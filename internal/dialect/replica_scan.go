@@ -47,7 +47,10 @@ type ReplicaScan struct {
 // columns, whose names on the wire are given, too.
 func (n Name) ReplicaScan(table string, keys, others []Column, wire []string) ReplicaScan {
 	e := EntityTable{Table: table, Keys: keys}
-	if n == SQLite {
+	switch n {
+	case MySQL:
+		return mysqlReplicaScan(mysqlBuilder{e}, others)
+	case SQLite:
 		return sqliteReplicaScan(sqliteBuilder{EntityTable: e, prefix: "t."}, others)
 	}
 	return postgresReplicaScan(postgresBuilder{EntityTable: e}, others, wire)
@@ -111,7 +114,11 @@ func sqliteReplicaScan(b sqliteBuilder, others []Column) ReplicaScan {
 // whose texts are in the list parameter.
 func (n Name) AmongKeys(keys []Column, parameter string) string {
 	e := EntityTable{Keys: keys}
-	if n == SQLite {
+	switch n {
+	case MySQL:
+		b := mysqlBuilder{e}
+		return "(" + strings.Join(b.columns(), ", ") + ") IN (SELECT " + strings.Join(b.partsOf("lockstep_v"), ", ") + " FROM " + mysqlTexts(parameter) + ")"
+	case SQLite:
 		b := sqliteBuilder{EntityTable: e, prefix: "t."}
 		return "(" + b.keys() + ") IN (SELECT " + strings.Join(b.partsOf("m.value"), ", ") + " FROM json_each(" + parameter + ") m)"
 	}

@@ -16,12 +16,13 @@ type Scan struct {
 // most (1) and the key to start behind (2, null when From is not set); all take
 // the condition's parameters behind these.
 type ScanSQL struct {
-	// Keys returns the keys' texts and locks the rows against writers until the
+	// Keys returns the keys' texts, on MySQL the keys' columns, and locks the rows against writers until the
 	// transaction ends.
 	Keys string
 	// Rows returns what the events of the rows carry; its form is the dialect's.
 	Rows string
-	// Versions returns the keys' texts, the keys as JSON and the revisions.
+	// Versions returns the keys' texts, the keys as JSON and the revisions; on MySQL
+	// it is Rows without the fields.
 	Versions string
 	// Count returns how many rows there are; its first two parameters are null.
 	Count string
@@ -32,7 +33,10 @@ const ScanParameter = 3
 
 // ScanSQL builds the statements of a scan.
 func (n Name) ScanSQL(s Scan) ScanSQL {
-	if n == SQLite {
+	switch n {
+	case MySQL:
+		return mysqlScan(s)
+	case SQLite:
 		return sqliteScan(s)
 	}
 	return postgresScan(s)

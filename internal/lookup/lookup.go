@@ -286,6 +286,13 @@ func (c *compiler) value(l dialect.Lookup, value []byte) (string, error) {
 		}
 		return text, nil
 	}
+	if c.dialect == dialect.MySQL && slices.Contains(partOps, l.Op) {
+		text, err := dialect.MySQLFilterValue(l.Column, text)
+		if err != nil {
+			return "", fmt.Errorf("%.60s: %w", value, err)
+		}
+		return text, nil
+	}
 	return c.moment(l.Column, text), nil
 }
 

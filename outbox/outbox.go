@@ -18,7 +18,7 @@
 //
 // # What it does not
 //
-// Changes that are not marked are not seen. Under REPEATABLE READ, a row that is
+// Changes that are not marked are not seen. On PostgreSQL, under REPEATABLE READ, a row that is
 // created again under a key which another transaction deleted after this one
 // began may restart its revisions: use READ COMMITTED, the default.
 //

@@ -61,6 +61,10 @@ func New(options ...Option) *cobra.Command {
 broker, and applies them to replica tables.
 
 See it work, with no server:   relay demo`,
+		Example: `  relay run --database-url postgres://localhost/shop --broker-url amqp://localhost/
+  relay consume --config lockstep.yaml --database-url postgres://localhost/billing --broker-url amqp://localhost/
+  relay doctor --config lockstep.yaml
+  source <(relay completion bash)`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
@@ -69,7 +73,7 @@ See it work, with no server:   relay demo`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagMisuse)
 	root.AddCommand(newRun(svc), newConsume(svc), newMigrate(), newDemo(), newVersion(),
-		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc), newDeadLetters(svc), newStatus(svc), newDoctor(svc))
+		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc), newDeadLetters(svc), newStatus(svc), newDoctor(svc), newTrace(svc))
 	return root
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lockstep-go/lockstep/cli"
 )
@@ -38,6 +39,14 @@ func TestHelp(t *testing.T) {
 		if have := mustRelay(t, append([]string{"help"}, args(path)...)...); have != o.out {
 			t.Errorf("relay help %s is not relay %s --help:\n%s", path, path, have)
 		}
+		if cmd.Short == "" || !strings.HasPrefix(cmd.Example, "  ") || !strings.Contains(cmd.Example, cmd.CommandPath()) {
+			t.Errorf("relay %s has no example of itself, indented by two spaces", path)
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" {
+				t.Errorf("relay %s: --%s says nothing of itself", path, f.Name)
+			}
+		})
 		if cmd.HasSubCommands() {
 			continue
 		}
@@ -47,7 +56,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	want := ",consume,dead-letters,dead-letters dump,dead-letters list,dead-letters purge,dead-letters retry,dead-letters show,deleted,deleted master,deleted replica,deleted sync,demo,diff,diff master,diff replica,diff sync,doctor,dump,load,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,status,sync,version"
+	want := ",consume,dead-letters,dead-letters dump,dead-letters list,dead-letters purge,dead-letters retry,dead-letters show,deleted,deleted master,deleted replica,deleted sync,demo,diff,diff master,diff replica,diff sync,doctor,dump,load,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,status,sync,trace,version"
 	if have := strings.Join(paths, ","); have != want {
 		t.Errorf("commands %s, want %s", have, want)
 	}
@@ -58,8 +67,15 @@ func TestHelp(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	if have := mustRelay(t, "completion", "bash"); !strings.Contains(have, "relay") {
-		t.Errorf("completion for bash: %.200s", have)
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if have := mustRelay(t, "completion", shell); !strings.Contains(have, "relay") {
+			t.Errorf("completion for %s: %.200s", shell, have)
+		}
+	}
+	for typed, want := range map[string]string{"dead-letters ": "purge\t", "dead-letters retry --old": "--older-than\t", "tr": "trace\t"} {
+		if have := mustRelay(t, append([]string{"__complete"}, strings.Split(typed, " ")...)...); !strings.Contains(have, want) {
+			t.Errorf("relay %s is completed by %q, want %q among it", typed, have, want)
+		}
 	}
 }
 

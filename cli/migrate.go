@@ -31,7 +31,8 @@ func newMigrate() *cobra.Command {
 func newMigrateUp() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "up", Short: "Apply all pending migrations", Args: noArgs,
+		Use: "up", Short: "Apply all pending migrations",
+		Example: `  relay migrate up --database-url postgres://localhost/shop`, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.withDatabase(cmd, createDatabase, func(db *database) error {
 				applied, err := migrations.Up(cmd.Context(), db.DB, db.dialect)
@@ -59,7 +60,8 @@ func newMigrateUp() *cobra.Command {
 func newMigrateDown() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "down", Short: "Roll back the newest migration; what is in its tables is lost", Args: noArgs,
+		Use: "down", Short: "Roll back the newest migration; what is in its tables is lost",
+		Example: `  relay migrate down --database-url sqlite:///var/lib/shop.db`, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.withDatabase(cmd, openDatabase, func(db *database) error {
 				rolledBack, err := migrations.Down(cmd.Context(), db.DB, db.dialect)
@@ -87,7 +89,8 @@ func newMigrateDown() *cobra.Command {
 func newMigrateStatus() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "status", Short: "List the migrations and when they were applied", Args: noArgs,
+		Use: "status", Short: "List the migrations and when they were applied",
+		Example: `  relay migrate status --database-url postgres://localhost/shop --json`, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.withDatabase(cmd, openDatabase, func(db *database) error {
 				list, err := migrations.Status(cmd.Context(), db.DB, db.dialect)
@@ -116,7 +119,8 @@ func newMigrateStatus() *cobra.Command {
 func newMigrateSQL() *cobra.Command {
 	var dialect string
 	cmd := &cobra.Command{
-		Use: "sql", Short: "Print the statements of all migrations, for your own migration tool", Args: noArgs,
+		Use: "sql", Short: "Print the statements of all migrations, for your own migration tool",
+		Example: `  relay migrate sql --dialect mysql > lockstep.sql`, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			text, err := migrations.SQL(migrations.Dialect(dialect))
 			if err != nil {
@@ -133,9 +137,10 @@ func newMigrateSQL() *cobra.Command {
 func newMigrateTable() *cobra.Command {
 	var dialect string
 	cmd := &cobra.Command{
-		Use:   "table NAME...",
-		Short: "Print the lines that tables of a master or a replica need",
-		Args:  tableNames,
+		Use:     "table NAME...",
+		Short:   "Print the lines that tables of a master or a replica need",
+		Example: `  relay migrate table accounts authors --dialect mysql`,
+		Args:    tableNames,
 		RunE: func(cmd *cobra.Command, tables []string) error {
 			for _, table := range tables {
 				text, err := migrations.TableSQL(migrations.Dialect(dialect), table)

@@ -12,7 +12,9 @@ import (
 func newVersion() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use: "version", Short: "Print the version", Args: noArgs,
+		Use: "version", Short: "Print the version",
+		Example: `  relay version --json`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := buildVersion()
 			if s.asJSON {

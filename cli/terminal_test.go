@@ -1,0 +1,103 @@
+package cli_test
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/creack/pty"
+)
+
+// onTerminal runs the command with a terminal for standard input and standard
+// error, on which somebody types, and returns what it showed.
+func onTerminal(t *testing.T, env []string, typed string, args ...string) (out, screen string, code int) {
+	t.Helper()
+	binary, err := relayBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyboard, terminal, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = keyboard.Close() }()
+	if err := pty.Setsize(keyboard, &pty.Winsize{Rows: 24, Cols: 120}); err != nil {
+		t.Fatal(err)
+	}
+	shown := make(chan string)
+	go func() {
+		all, _ := io.ReadAll(keyboard) // ends with an error when the last writer has closed
+		shown <- string(all)
+	}()
+	var stdout lockedBuffer
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, &stdout, terminal
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = terminal.Close()
+	if _, err := io.WriteString(keyboard, typed); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // its code is read from the state
+	return stdout.String(), <-shown, cmd.ProcessState.ExitCode()
+}
+
+// On a terminal there is a bar with rate and time left; elsewhere there are lines now
+// and then, and with --quiet nothing.
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 40)
+	env := append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL)
+	sync := []string{"sync", "--cqrs-id", "account", "--all", "--batch", "2"}
+	out, screen, code := onTerminal(t, env, "", append(sync, "--rate", "20/s")...)
+	if code != 0 || out != "40 rows synced\n" {
+		t.Errorf("exit code %d, printed %q", code, out)
+	}
+	for _, want := range []string{`\d+% \|`, `\(\d+/40, \d+ rows/s\)`, `\[\d+s:\d+s\]`} {
+		if !regexp.MustCompile(want).MatchString(screen) {
+			t.Errorf("the terminal lacks %s: %q", want, screen)
+		}
+	}
+	if _, screen, _ = onTerminal(t, env, "", append(sync, "--quiet", "--rate", "80/s")...); screen != "" {
+		t.Errorf("--quiet showed %q", screen)
+	}
+	o := run(t, env, "", append(sync, "--rate", "7/s")...)
+	o.expect(t, 0)
+	if want := `(?m)^\w[\w ]*: \d+ of 40 rows, \d+%, \d+ rows/s, \ds left$`; !regexp.MustCompile(want).MatchString(o.stderr) || strings.ContainsAny(o.stderr, "\r|\x1b") {
+		t.Errorf("no plain lines: %q", o.stderr)
+	}
+	run(t, env, "", append(sync, "--rate", "7/s", "--quiet")...).wantNothing(t)
+}
+
+func (o outcome) wantNothing(t *testing.T) {
+	t.Helper()
+	if o.code != 0 || o.stderr != "" {
+		t.Errorf("with --quiet: %v", o)
+	}
+}
+
+// What is deleted for good is asked about on a terminal.
+func TestPurgeAsksOnATerminal(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 0)
+	s.exec(s.master, `INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts) VALUES (1, 'account', 'a', 'x', '{}', now(), 'refused', 1)`)
+	env := []string{"LOCKSTEP_DATABASE_URL=" + s.masterURL}
+	for _, answer := range []string{"n\n", "\n", "\x04"} {
+		_, screen, code := onTerminal(t, env, answer, "dead-letters", "purge", "--outbox")
+		if code != 1 || !strings.Contains(screen, "for good? [y/N]") || !strings.Contains(screen, "nothing was deleted") {
+			t.Errorf("answer %q: exit code %d, %q", answer, code, screen)
+		}
+	}
+	if n := s.int(s.master, `SELECT count(*) FROM outbox_dead`); n != 1 {
+		t.Fatalf("%d letters left, want 1", n)
+	}
+	out, screen, code := onTerminal(t, env, "y\n", "dead-letters", "purge", "--outbox")
+	if code != 0 || out != "1 dead letters purged\n" {
+		t.Errorf("answer y: exit code %d, %q, %q", code, out, screen)
+	}
+}

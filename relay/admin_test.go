@@ -3,6 +3,7 @@ package relay_test
 import (
 	"bytes"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -109,7 +110,10 @@ func TestRetryFailureNow(t *testing.T) {
 			t.Errorf("retried %d, %v; want 1", n, err)
 		}
 		m.drained(t)
-		wantSeen(t, pub, "a1", "a2")
+		// The first read of the table may see a1 once more while its deletion is under way.
+		if diff := cmp.Diff([]string{"account/a1", "account/a2"}, slices.Compact(pub.all())); diff != "" {
+			t.Errorf("messages on the wire, repeats aside (-want +have):\n%s", diff)
+		}
 	})
 }
 

@@ -162,7 +162,7 @@ func (ob *Outbox) inSession(ctx context.Context, s *session, fn func(ctx context
 			err = fmt.Errorf("%w: %w", canceled, err) // the driver says "bad connection"
 		}
 	}()
-	tx := &Tx{ob: ob, tx: s.conn, session: s}
+	tx := &Tx{ob: ob, tx: s.conn, session: s, ctx: ctx}
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}

@@ -16,7 +16,8 @@ import (
 type Tx struct {
 	ob      *Outbox
 	tx      handle
-	session *session // what tx is, in a transaction of InTx through lib/pq
+	ctx     context.Context //nolint:containedctx // of InTx; it lives as long as the transaction
+	session *session        // what tx is, in a transaction of InTx through lib/pq
 	wrapped *sql.Tx  // what tx is, in a transaction of Wrap; InTx ends its own itself
 
 	marks      []*mark // in the order in which the entities were first marked
@@ -74,7 +75,7 @@ func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 		return fmt.Errorf("outbox: begin: %w", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // does nothing after a commit
-	tx := &Tx{ob: ob, tx: sqlTx}
+	tx := &Tx{ob: ob, tx: sqlTx, ctx: ctx}
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
@@ -97,6 +98,11 @@ func (ob *Outbox) Wrap(tx *sql.Tx) *Tx {
 	}
 	return wrapped
 }
+
+// Context returns the context of the transaction, which [Outbox.InTx] flushes
+// with: the one that InTx was given. A transaction of [Outbox.Wrap] has none, and
+// gives nil.
+func (tx *Tx) Context() context.Context { return tx.ctx }
 
 // ExecContext runs a statement in the transaction. In [Outbox.InTx], one that has
 // parameters and is used again is prepared, unless Config.Unprepared says no.

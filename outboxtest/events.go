@@ -20,7 +20,10 @@ import (
 )
 
 // Querier is where events are looked for: a *sql.DB, *sql.Conn, *sql.Tx or
-// *outbox.Tx. The last is flushed first, so that what is only marked counts.
+// *outbox.Tx. The last is flushed first, so that what is only marked counts: with
+// the context of its InTx, as at the commit. Of a wrapped transaction that context
+// is not known: where Config.CorrelationID, Meta or Serialize look into it, call
+// Flush yourself before.
 type Querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
@@ -28,6 +31,7 @@ type Querier interface {
 // flusher is an *outbox.Tx.
 type flusher interface {
 	Flush(ctx context.Context) error
+	Context() context.Context
 }
 
 // Event is one row of the outbox, as it is found or as a test wants it. In a
@@ -63,7 +67,11 @@ type Event struct {
 func Events(tb testing.TB, q Querier) []Event {
 	tb.Helper()
 	if f, ok := q.(flusher); ok {
-		if err := f.Flush(tb.Context()); err != nil {
+		ctx := f.Context()
+		if ctx == nil {
+			ctx = tb.Context()
+		}
+		if err := f.Flush(ctx); err != nil {
 			tb.Fatalf("outboxtest: flush: %v", err)
 		}
 	}

@@ -240,3 +240,49 @@ func TestValuesAreComparedAsJSON(t *testing.T) {
 		}
 	}
 }
+
+// What the functions of an Outbox find in the transaction's context is in the
+// events that a test sees, as it is in those of a commit.
+func TestFlushHasTheContextOfTheTransaction(t *testing.T) {
+	t.Parallel()
+	for dialect, open := range map[outbox.Dialect]func(testing.TB) (*sql.DB, string){outbox.Postgres: testdb.Postgres, outbox.SQLite: testdb.SQLite} {
+		t.Run(string(dialect), func(t *testing.T) {
+			t.Parallel()
+			db, _ := open(t)
+			if _, err := migrations.Up(t.Context(), db, dialect); err != nil {
+				t.Fatal(err)
+			}
+			versions, err := migrations.TableSQL(dialect, "accounts")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := db.ExecContext(t.Context(), `CREATE TABLE accounts (id INTEGER PRIMARY KEY);`+versions); err != nil {
+				t.Fatal(err)
+			}
+			type request struct{}
+			ob, err := outbox.New(outbox.Config{
+				Dialect: dialect, Entities: []outbox.Entity{{ID: "account", Table: "accounts"}},
+				CorrelationID: func(ctx context.Context) any { return ctx.Value(request{}) },
+				Meta: func(ctx context.Context, _ outbox.Instance) (map[string]any, error) {
+					return data("request", ctx.Value(request{})), nil
+				},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = ob.InTx(context.WithValue(t.Context(), request{}, "r-1"), db, func(ctx context.Context, tx *outbox.Tx) error {
+				if _, err := tx.ExecContext(ctx, `INSERT INTO accounts (id) VALUES (1)`); err != nil {
+					return err
+				}
+				if err := tx.Saved("account", 1); err != nil {
+					return err
+				}
+				outboxtest.RequireEvent(t, tx, outboxtest.Event{Key: "1", CorrelationID: "r-1", Meta: data("request", "r-1")})
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}

@@ -25,7 +25,7 @@ const (
 // Event is an event as a handler gets it. The raw members are valid JSON, nil
 // where the message has null; they must not be changed.
 type Event[T any] struct {
-	// Entity is the CQRS ID and Key the key's text.
+	// Entity is the CQRS ID and Key the key's text; see Keys for one of several columns.
 	Entity, Key string
 	// Kind tells a key that is new here, or was deleted before, from one that is
 	// known. A handler without a transaction has no memory of keys: there a first

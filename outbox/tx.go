@@ -18,7 +18,7 @@ type Tx struct {
 	tx      handle
 	ctx     context.Context //nolint:containedctx // of InTx; it lives as long as the transaction
 	session *session        // what tx is, in a transaction of InTx through lib/pq
-	wrapped *sql.Tx  // what tx is, in a transaction of Wrap; InTx ends its own itself
+	wrapped *sql.Tx         // what tx is, in a transaction of Wrap; InTx ends its own itself
 
 	marks      []*mark // in the order in which the entities were first marked
 	tracked    map[string]before

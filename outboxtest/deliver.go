@@ -27,6 +27,11 @@ import (
 //
 // The database is real, and so are guards, handlers and policies. Copies for
 // retries and dead letters are not made: the outcome says that they would be.
+//
+// What is delivered is committed. So give each test a database or schema of its
+// own; where handlers share one, a queue name of its own (Config.Queue) starts them
+// clean, because what they have seen is noted by queue. Rows of tables and their
+// tombstones stay: keys of a test's own keep out of their way.
 type Delivery struct {
 	tb testing.TB
 	c  *consumer.Consumer
@@ -52,12 +57,18 @@ func NewDelivery(tb testing.TB, c *consumer.Consumer) *Delivery {
 const deliverTimeout = 30 * time.Second
 
 // Deliver delivers an event as a Lockstep master would send it. Signal is SAVE
-// when it is empty; of a DELETE without Data the key is sent. cqrs_revision is the
-// event's Revision and cqrs_updated a time that grows with it, unless Data has
-// them. A Payload is sent as it is, in place of all that. Topic is not used.
+// when it is empty. cqrs_revision is the event's Revision and cqrs_updated a time
+// that grows with it, unless Data has them. A Payload is sent as it is, in place of
+// all that. Topic is not used.
+//
+// A DELETE carries the key as id, and each of its columns under the name that the
+// consumer has for it, see [consumer.Consumer.KeyFields]. For a handler that takes
+// its key from the envelope, no names are known: give them in Data where the handler
+// reads them. The key of several columns is the JSON array of their texts,
+// ["eu","7"]. A text that is an integer is sent as one, unless Data says otherwise.
 func (d *Delivery) Deliver(ev Event) consumer.Outcome {
 	d.tb.Helper()
-	msg, err := ev.message()
+	msg, err := ev.message(d.c.KeyFields(ev.Entity))
 	if err != nil {
 		d.tb.Fatalf("outboxtest: %v", err)
 	}
@@ -97,8 +108,8 @@ func (ev *Event) signal() event.Signal {
 }
 
 // message makes what a relay would send of the event.
-func (ev *Event) message() (*message.Message, error) {
-	body, err := ev.body()
+func (ev *Event) message(keyFields []string) (*message.Message, error) {
+	body, err := ev.body(keyFields)
 	if err != nil {
 		return nil, err
 	}
@@ -112,20 +123,27 @@ func (ev *Event) message() (*message.Message, error) {
 	return msg, nil
 }
 
-func (ev *Event) body() ([]byte, error) {
+func (ev *Event) body(keyFields []string) ([]byte, error) {
 	if ev.Payload != nil {
 		return ev.Payload, nil
 	}
-	key := json.RawMessage(ev.Key)
-	if n, err := strconv.ParseInt(ev.Key, 10, 64); err != nil || strconv.FormatInt(n, 10) != ev.Key {
-		key = event.AppendString(nil, ev.Key)
-	}
+	key := keyOnWire(ev.Key)
 	data := map[string]any{
 		event.FieldRevision: ev.Revision,
 		event.FieldUpdated:  time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(ev.Revision) * time.Minute),
 	}
 	if ev.signal() == event.Delete {
 		data[event.FieldDeletedKey] = key
+		columns := event.SplitKey(ev.Key)
+		if len(keyFields) == 1 {
+			columns = []string{ev.Key}
+		}
+		if len(keyFields) > 0 && len(columns) != len(keyFields) {
+			return nil, fmt.Errorf("the key %q of %s has not the %d columns %v: write it as a JSON array of their texts", ev.Key, ev.Entity, len(keyFields), keyFields)
+		}
+		for i, field := range keyFields {
+			data[field] = keyOnWire(columns[i])
+		}
 	}
 	maps.Copy(data, ev.Data)
 	e := event.Event{Signal: ev.signal(), CQRSID: ev.Entity, Key: key}
@@ -138,6 +156,14 @@ func (ev *Event) body() ([]byte, error) {
 		return nil, fmt.Errorf("encode the event of %s/%s: %w", ev.Entity, ev.Key, err)
 	}
 	return e.AppendJSON(nil), nil
+}
+
+// keyOnWire encodes a key, or one of its columns.
+func keyOnWire(text string) json.RawMessage {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && strconv.FormatInt(n, 10) == text {
+		return json.RawMessage(text)
+	}
+	return event.AppendString(nil, text)
 }
 
 // onWire encodes members as masters do, times above all.

@@ -277,7 +277,7 @@ func TestFlushHasTheContextOfTheTransaction(t *testing.T) {
 				if err := tx.Saved("account", 1); err != nil {
 					return err
 				}
-				outboxtest.RequireEvent(t, tx, outboxtest.Event{Key: "1", CorrelationID: "r-1", Meta: data("request", "r-1")})
+				outboxtest.RequireEvent(t, tx, outboxtest.Event{Key: "1", CorrelationID: "r-1", Meta: data("request", "r-1")}) //nolint:contextcheck // that of the transaction is what is tested
 				return nil
 			})
 			if err != nil {

@@ -197,7 +197,7 @@ func (f *configFile) checkEntities(ctx context.Context, db *database) error {
 	if err != nil {
 		return misusef("%s: %w", f.path, err)
 	}
-	return ob.Check(ctx, db.DB)
+	return ob.CheckTables(ctx, db.DB)
 }
 
 // addReplicas declares the replica's side to a consumer.

@@ -120,3 +120,81 @@ func TestNotMigrated(t *testing.T) {
 		check(t, db, outbox.SQLite)
 	})
 }
+
+// TestCheckFindsWhatTheFirstInsertFailsOf: the version columns of a table that
+// Django made have no defaults. With the remedy, Check is content and the INSERT passes.
+func TestCheckFindsWhatTheFirstInsertFailsOf(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		at := map[outbox.Dialect]string{outbox.Postgres: "timestamptz", outbox.MySQL: "datetime(6)", outbox.SQLite: "datetime"}[m.dialect]
+		m.exec(t, `CREATE TABLE shop_account (id INTEGER PRIMARY KEY, cqrs_revision integer NOT NULL, cqrs_updated `+at+` NOT NULL)`)
+		ob, err := outbox.New(outbox.Config{Dialect: m.dialect, Entities: []outbox.Entity{{ID: "account", Table: "shop_account"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ob.CheckTables(t.Context(), m.DB); err != nil {
+			t.Errorf("for a reader the table is as it should be: %v", err)
+		}
+		err = ob.Check(t.Context(), m.DB)
+		want := "outbox: entity account: table shop_account has no default for cqrs_revision and cqrs_updated"
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Fatalf("have %v, want %s", err, want)
+		}
+		remedy := err.Error()[strings.Index(err.Error(), "\n")+1:]
+		if m.dialect == outbox.SQLite {
+			remedy = "DROP TABLE shop_account; CREATE TABLE shop_account (id INTEGER PRIMARY KEY, " + remedy + ")"
+		}
+		m.exec(t, remedy)
+		ob, err = outbox.New(outbox.Config{Dialect: m.dialect, Entities: []outbox.Entity{{ID: "account", Table: "shop_account"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ob.Check(t.Context(), m.DB); err != nil {
+			t.Errorf("after the remedy: %v", err)
+		}
+		m.exec(t, `INSERT INTO shop_account (id) VALUES (1)`)
+	})
+}
+
+// TestCheckFindsMissingRights: the remedy is what the role lacks, and enough. Without
+// Check, the first write says so once.
+func TestCheckFindsMissingRights(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.Postgres(t)
+	m := newMaster(t, db, outbox.Postgres)
+	m.exec(t, `REVOKE ALL ON outbox, outbox_tombstones, outbox_leases, accounts FROM current_user`)
+	m.exec(t, `REVOKE ALL ON SEQUENCE outbox_id_seq FROM current_user`)
+	err := m.ob.Check(t.Context(), m.DB)
+	if err == nil {
+		t.Fatal("Check sees no fault")
+	}
+	head, remedy, _ := strings.Cut(err.Error(), "\n")
+	if want := "outbox: the database's role lacks rights"; !strings.HasPrefix(head, want) || strings.Count(remedy, "GRANT") != 6 {
+		t.Errorf("have %v, want %s and six GRANTs", err, want)
+	}
+	m.exec(t, remedy)
+	m.exec(t, `REVOKE ALL ON SEQUENCE outbox_id_seq FROM current_user`)
+	m.exec(t, `GRANT INSERT (id, name) ON accounts TO current_user`)
+	tracked, err := outbox.New(outbox.Config{Dialect: m.dialect, Entities: []outbox.Entity{{ID: "account", Table: "accounts", Tracked: []string{"name"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	save := func() error {
+		return tracked.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+			if err := tx.Track(ctx, "account", 1); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `INSERT INTO accounts (id, name) VALUES (1, 'Ada')`); err != nil {
+				return err
+			}
+			return tx.Saved("account", 1)
+		})
+	}
+	if err := save(); err == nil || !strings.HasPrefix(err.Error(), "outbox: account/1: pq: ") {
+		t.Errorf("a write without the sequence: %v", err)
+	}
+	m.exec(t, remedy)
+	if err := errors.Join(m.ob.Check(t.Context(), m.DB), save()); err != nil {
+		t.Errorf("with the rights of the remedy: %v", err)
+	}
+}

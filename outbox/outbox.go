@@ -49,7 +49,6 @@ package outbox
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -172,34 +171,6 @@ func New(cfg Config) (*Outbox, error) {
 		return nil, errors.Join(faults...)
 	}
 	return ob, nil
-}
-
-// Check compares every entity with the database's catalogue and looks for the
-// outbox's own tables. It reports all faults at once, each with its remedy. Call
-// it when the service starts; without it the same faults come up when an entity
-// is first used.
-func (ob *Outbox) Check(ctx context.Context, db *sql.DB) error {
-	var faults []error
-	for _, table := range []string{"outbox", "outbox_tombstones"} {
-		if _, err := ob.dialect.LoadTable(ctx, db, table); err != nil {
-			faults = append(faults, notMigrated(err))
-			if !errors.Is(err, dialect.ErrNoTable) {
-				break // the database is away; one report is enough
-			}
-		}
-	}
-	if len(faults) > 0 {
-		return errors.Join(faults...)
-	}
-	if err := ob.checkSession(ctx, db); err != nil {
-		faults = append(faults, err)
-	}
-	for _, id := range ob.names {
-		if _, err := ob.plan(ctx, db, id); err != nil {
-			faults = append(faults, err)
-		}
-	}
-	return errors.Join(faults...)
 }
 
 // notMigrated adds the remedy to an error about a missing table of ours.

@@ -192,7 +192,7 @@ func (tx *Tx) recordRows(ctx context.Context, p *plan, op operation, keys []stri
 	if err != nil {
 		return nil, err
 	}
-	if err := tx.insertEvents(ctx, p, msgs); err != nil {
+	if err := tx.insertEvents(ctx, msgs); err != nil {
 		return nil, err
 	}
 	tx.remember(p, op, keys, rows)
@@ -203,7 +203,7 @@ func (tx *Tx) recordRows(ctx context.Context, p *plan, op operation, keys []stri
 }
 
 // insertEvents writes the rows of events that were made here.
-func (tx *Tx) insertEvents(ctx context.Context, p *plan, msgs []outgoing) error {
+func (tx *Tx) insertEvents(ctx context.Context, msgs []outgoing) error {
 	switch tx.ob.dialect {
 	case SQLite:
 		return tx.insertOneByOne(ctx, msgs)
@@ -213,7 +213,7 @@ func (tx *Tx) insertEvents(ctx context.Context, p *plan, msgs []outgoing) error 
 	for len(msgs) > 0 {
 		n, err := tx.insertSome(ctx, msgs)
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.ID, err)
+			return err // the caller says of which entity and keys
 		}
 		msgs = msgs[n:]
 	}

@@ -306,7 +306,7 @@ func (tx *Tx) syncRows(ctx context.Context, r *syncRun, op operation, keys []str
 	for i := range msgs {
 		msgs[i].topic, msgs[i].metadata = r.topic, string(r.metadata(ids[i]))
 	}
-	return len(msgs), tx.insertEvents(ctx, r.plan, msgs)
+	return len(msgs), tx.insertEvents(ctx, msgs)
 }
 
 // metadata returns a message's headers as a JSON object. The id may be "".

@@ -51,10 +51,10 @@ func (f *folder) add(rows []row) {
 
 func (f *folder) addOne(r row) {
 	now := stateOf(r)
-	at, known := f.open[r.unit]
+	at, known := f.open[r.unit.whole()]
 	switch {
 	case now == nil:
-		delete(f.open, r.unit) // nothing may move past it
+		delete(f.open, r.unit.whole()) // nothing may move past it
 		f.keep(folded{row: r})
 		return
 	case known && now.Signal == event.Delete && now.follows(f.kept[at.last].state):
@@ -62,7 +62,7 @@ func (f *folder) addOne(r row) {
 		if at.last > at.first {
 			f.merge(at.first, at.last)
 		}
-		f.open[r.unit] = span{at.first, at.first}
+		f.open[r.unit.whole()] = span{at.first, at.first}
 		return
 	case known && now.covers(f.kept[at.last].state):
 		if merged, ok := mergePrevious(f.kept[at.last].state, now); ok {
@@ -76,12 +76,12 @@ func (f *folder) addOne(r row) {
 	case known && now.follows(f.kept[at.last].state) && f.kept[at.last].state.Signal == event.Delete:
 		at.last = len(f.kept)
 		f.keep(folded{row: r, state: now})
-		f.open[r.unit] = at
+		f.open[r.unit.whole()] = at
 		return
 	}
 	n := len(f.kept)
 	f.keep(folded{row: r, state: now})
-	f.open[r.unit] = span{n, n}
+	f.open[r.unit.whole()] = span{n, n}
 }
 
 func (f *folder) keep(one folded) {

@@ -33,7 +33,7 @@ func eventRow(t *testing.T, id int64, text string) row {
 		e.Previous = json.RawMessage(previous)
 	}
 	return row{
-		id: id, unit: unit{"account", "a"}, topic: "account", payload: e.AppendJSON(nil),
+		id: id, unit: unit{"account", "a", ""}, topic: "account", payload: e.AppendJSON(nil),
 		metadata: []byte(`{"lockstep-event-id": "01890a5d-ac96-774b-bcce-b302099a8057"}`),
 	}
 }

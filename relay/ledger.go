@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"math"
 	"slices"
 	"sync"
@@ -16,6 +17,7 @@ type row struct {
 	topic    string
 	payload  []byte
 	metadata []byte
+	forced   bool // a SYNC that may lower a replica's revision: nothing may come late before it
 	retry    bool // fetched again because its key was blocked
 	// skipped are the ids of older rows of the key that this one is sent for too;
 	// see folder. They share its fate, unless it is refused.
@@ -23,9 +25,27 @@ type row struct {
 }
 
 // unit is what order is kept within: one key of one entity, on whichever topic.
-type unit struct{ entity, key string }
+// A SYNC to one queue is a unit of its own, with that topic; see direct.
+type unit struct{ entity, key, direct string }
 
-func unitOf(topic, key string) unit { return unit{event.EntityOf(topic), key} }
+// whole is the unit of the key's other messages.
+func (u unit) whole() unit { return unit{u.entity, u.key, ""} }
+
+// place says what order a message is to be kept in, from its topic, key and metadata.
+//
+// A SYNC to one queue says no more than what its revision says: late, it is stale.
+// So the key's other messages need not wait for one that is refused, and a queue
+// that is not there holds up nobody else. A forced one lowers a row whenever it
+// comes and stays among them. What other programs send on such topics is not known
+// to be decided by revision, and does, too.
+func place(topic, key string, metadata []byte) (u unit, forced bool) {
+	u = unit{entity: event.EntityOf(topic), key: key}
+	forced = bytes.Contains(metadata, []byte(event.HeaderForce))
+	if !forced && event.IsDirect(topic) && bytes.Contains(metadata, []byte(event.HeaderQueue)) {
+		u.direct = topic
+	}
+	return u, forced
+}
 
 // ledger is the owner's memory of the outbox: how far it has read, which keys
 // wait, and how many rows are under way. It does no I/O. Everything in it can be
@@ -35,28 +55,77 @@ type ledger struct {
 	position int64 // the highest id read
 	inFlight int   // rows handed to the publisher and not settled
 	blocked  map[unit]*waiting
+	directs  map[unit]int // how many of blocked are a key's direct units, by its whole
 }
 
 // waiting is a key whose oldest pending message was refused. The messages
-// behind it wait; only their ids are kept.
+// behind it wait; only their ids are kept. An id is in one waiting at most.
 type waiting struct {
+	unit     unit
+	forced   bool    // one of ids is forced: direct SYNCs before it go first
 	ids      []int64 // ascending; the first is the one that failed
 	attempts int     // how often the first one was refused
 	retryAt  time.Time
 	busy     bool // some of ids are under way
 }
 
-func newLedger() *ledger { return &ledger{blocked: map[unit]*waiting{}} }
+func newLedger() *ledger {
+	return &ledger{blocked: map[unit]*waiting{}, directs: map[unit]int{}}
+}
 
-// block restores a key that was failing when this owner took over.
-func (l *ledger) block(u unit, id int64, attempts int, retryAt time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if w := l.blocked[u]; w != nil {
-		w.ids = append(w.ids, id)
+// wait blocks a unit that is not.
+func (l *ledger) wait(u unit) *waiting {
+	w := &waiting{unit: u}
+	l.blocked[u] = w
+	if u.direct != "" {
+		l.directs[u.whole()]++
+	}
+	return w
+}
+
+// free ends a unit's waiting.
+func (l *ledger) free(w *waiting) {
+	delete(l.blocked, w.unit)
+	if w.unit.direct == "" {
 		return
 	}
-	l.blocked[u] = &waiting{ids: []int64{id}, attempts: attempts, retryAt: retryAt}
+	if l.directs[w.unit.whole()]--; l.directs[w.unit.whole()] == 0 {
+		delete(l.directs, w.unit.whole())
+	}
+}
+
+// queueOf returns what a row waits in, or has to; nil when nothing holds it up.
+func (l *ledger) queueOf(r row) *waiting {
+	own := l.blocked[r.unit]
+	if r.unit.direct == "" {
+		if own == nil && l.behindDirects(r) {
+			own = l.wait(r.unit)
+		}
+		return own
+	}
+	if own != nil && own.has(r.id) {
+		return own
+	}
+	if w := l.blocked[r.unit.whole()]; w != nil {
+		return w
+	}
+	return own
+}
+
+// behindDirects reports whether a row must not go before the SYNCs to one queue
+// that wait: late, they would undo what it forces.
+func (l *ledger) behindDirects(r row) bool { return r.forced && l.directs[r.unit.whole()] > 0 }
+
+// block restores a key that was failing when this owner took over.
+func (l *ledger) block(r row, attempts int, retryAt time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.blocked[r.unit]
+	if w == nil {
+		w = l.wait(r.unit)
+		w.attempts, w.retryAt = attempts, retryAt
+	}
+	w.queueRow(r)
 }
 
 // hasten makes a blocked key due now if id is the message it waits for, and
@@ -106,11 +175,11 @@ func (l *ledger) admit(rows []row) []row {
 		if r.retry {
 			return false
 		}
-		w := l.blocked[r.unit]
+		w := l.queueOf(r)
 		if w == nil {
 			return false
 		}
-		w.queue(r.id)
+		w.queueRow(r)
 		return true
 	})
 	l.inFlight += len(rows)
@@ -124,8 +193,14 @@ func (w *waiting) queue(id int64) {
 	}
 }
 
+func (w *waiting) has(id int64) bool {
+	_, found := slices.BinarySearch(w.ids, id)
+	return found
+}
+
 // queueRow adds a row's id and those it stands for.
 func (w *waiting) queueRow(r row) {
+	w.forced = w.forced || r.forced
 	for _, id := range r.skipped {
 		w.queue(id)
 	}
@@ -150,7 +225,7 @@ func (l *ledger) due(now time.Time) (ids []int64, next time.Time) {
 	defer l.mu.Unlock()
 	for _, w := range l.blocked {
 		switch {
-		case w.busy:
+		case w.busy, w.forced && l.directs[w.unit] > 0:
 		case w.retryAt.After(now):
 			if next.IsZero() || w.retryAt.Before(next) {
 				next = w.retryAt
@@ -177,26 +252,25 @@ func (l *ledger) asked(due []int64, fetched []row, err error) {
 	defer l.mu.Unlock()
 	// The byte limit cuts the end only: what is below the last id fetched and was not fetched is gone.
 	upTo := int64(math.MaxInt64)
-	underWay := make(map[unit]bool, len(fetched))
 	there := make(map[int64]bool, len(fetched))
 	for _, r := range fetched {
-		underWay[r.unit], there[r.id], upTo = true, true, r.id
+		there[r.id], upTo = true, r.id
 	}
 	if err != nil {
 		upTo = -1
 	}
-	for u, w := range l.blocked {
+	for _, w := range l.blocked {
 		head := w.ids[0]
 		if _, now := slices.BinarySearch(due, head); !now {
 			continue
 		}
-		w.busy = underWay[u]
+		w.busy = slices.ContainsFunc(w.ids[:min(len(w.ids), retryBatch)], func(id int64) bool { return there[id] })
 		w.ids = slices.DeleteFunc(w.ids, func(id int64) bool {
 			_, asked := slices.BinarySearch(due, id)
 			return asked && id <= upTo && !there[id]
 		})
 		if len(w.ids) == 0 {
-			delete(l.blocked, u)
+			l.free(w)
 		} else if w.ids[0] != head {
 			w.attempts = 0
 		}
@@ -208,6 +282,16 @@ func (l *ledger) nothingUnderWay() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.inFlight == 0
+}
+
+// waitingRows returns how many rows wait behind refused ones, with these.
+func (l *ledger) waitingRows() (n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, w := range l.blocked {
+		n += int64(len(w.ids))
+	}
+	return n
 }
 
 // blockedKeys returns how many keys wait.

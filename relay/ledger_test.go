@@ -22,7 +22,7 @@ var errAway = errors.New("broker is away")
 
 func rowsOf(key string, ids ...int64) (rows []row) {
 	for _, id := range ids {
-		rows = append(rows, row{id: id, topic: "account", unit: unit{"account", key}})
+		rows = append(rows, row{id: id, topic: "account", unit: unit{"account", key, ""}})
 	}
 	return rows
 }
@@ -82,7 +82,7 @@ func again(rows []row) []row {
 func TestRefusalInTheMiddleOfARetriedBatch(t *testing.T) {
 	t.Parallel()
 	l, now := newLedger(), time.Now()
-	l.block(unit{"account", "a"}, 1, 0, now)
+	l.block(rowsOf("a", 1)[0], 0, now)
 	l.admit(rowsOf("a", 2, 3))
 	due, _ := l.due(now)
 	retried := l.admit(again(rowsOf("a", 1, 2, 3)))
@@ -156,7 +156,7 @@ func TestReadingAgainQueuesNothingTwice(t *testing.T) {
 		t.Fatal("did not rewind although nothing is under way")
 	}
 	l.admit(rowsOf("a", 1, 2, 3, 4))
-	if diff := cmp.Diff([]int64{1, 2, 3, 4}, l.blocked[unit{"account", "a"}].ids); diff != "" {
+	if diff := cmp.Diff([]int64{1, 2, 3, 4}, l.blocked[unit{"account", "a", ""}].ids); diff != "" {
 		t.Errorf("waiting (-want +have):\n%s", diff)
 	}
 	l.admit(rowsOf("b", 5))
@@ -217,7 +217,7 @@ func TestGaps(t *testing.T) {
 func TestFirstOfARetriedBatchPurged(t *testing.T) {
 	t.Parallel()
 	l, now := newLedger(), time.Now()
-	l.block(unit{"account", "a"}, 1, 0, now)
+	l.block(rowsOf("a", 1)[0], 0, now)
 	l.admit(rowsOf("a", 2, 3))
 	due, _ := l.due(now)
 	wantIDs(t, "due", []int64{1, 2, 3}, due)

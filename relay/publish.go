@@ -105,7 +105,7 @@ func (l *laned) publishAll(ctx context.Context, rows []row, topics []string, msg
 	errs := make([]error, len(rows))
 	lanes := make([][]int, l.lanes)
 	for i, r := range rows {
-		n := maphash.Comparable(l.seed, r.unit) % uint64(l.lanes) //nolint:gosec // New has checked that lanes is positive
+		n := maphash.Comparable(l.seed, r.unit.whole()) % uint64(l.lanes) //nolint:gosec // New has checked that lanes is positive
 		lanes[n] = append(lanes[n], i)
 	}
 	var group sync.WaitGroup
@@ -136,7 +136,7 @@ func (l *laned) runLane(ctx context.Context, lane []int, rows []row, topics []st
 			continue
 		}
 		for _, i := range lane[start:end] {
-			if failed[rows[i].unit] {
+			if u := rows[i].unit; failed[u] || failed[u.whole()] {
 				errs[i] = errBehind
 				continue
 			}

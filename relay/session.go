@@ -197,7 +197,7 @@ func (r *Relay) unwanted(topic string) {
 
 // read feeds batches of rows until ctx ends.
 func (s *session) read(ctx context.Context, fetched chan<- []row) error {
-	s.idleSince, s.sweptAt = time.Now(), time.Now()
+	s.idleSince, s.sweptAt, s.heededAt = time.Now(), time.Now(), time.Now()
 	for ctx.Err() == nil {
 		began := time.Now()
 		rows, found, err := s.next(ctx)

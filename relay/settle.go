@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/lockstep-go/lockstep/event"
@@ -127,9 +128,10 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 	defer l.mu.Unlock()
 	l.inFlight -= count(rows)
 	var s settlement
+	defer l.idle(rows)()
 	for i, r := range rows {
-		w := l.blocked[r.unit]
-		if w != nil && (!r.retry || w.ids[0] != r.id) {
+		w := l.queueOf(r)
+		if w != nil && (!r.retry || w.ids[0] != r.id || l.behindDirects(r)) {
 			// A message before it was refused while this one was under way. It
 			// goes again behind that one, so that the last word is the newest.
 			w.queueRow(r)
@@ -150,9 +152,7 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 		case result == unknown:
 			s.outage = err
 			if w == nil { // nothing behind it may overtake it
-				w = &waiting{}
-				w.queueRow(r)
-				l.blocked[r.unit] = w
+				l.wait(r.unit).queueRow(r)
 			}
 		case result == suspect:
 			w.retryAt = now.Add(backoff(attempts + 1))
@@ -165,37 +165,54 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 			if attempts > 0 {
 				s.mended = append(s.mended, r.id)
 			}
-			l.pop(r, w, now)
+			l.pop(w, now)
 		case len(r.skipped) > 0: // nobody knows which of its rows is to blame
 			s.apart++
-			w = &waiting{}
+			w = l.wait(r.unit)
 			w.queueRow(r)
 			w.retryAt = now
-			l.blocked[r.unit] = w
 		case result == hopeless, attempts+1 >= p.maxAttempts:
 			s.dead = append(s.dead, failure{row: r, err: err, attempts: attempts + 1})
-			l.pop(r, w, now)
+			l.pop(w, now)
 		default:
-			if w == nil {
-				w = &waiting{ids: []int64{r.id}}
-				l.blocked[r.unit] = w
+			if w == nil || w.unit != r.unit {
+				l.pop(w, now) // a direct SYNC: those behind it go on
+				if w = l.blocked[r.unit]; w == nil {
+					w = l.wait(r.unit)
+				}
+				w.attempts = max(w.attempts, attempts)
 			}
+			w.queueRow(r)
 			w.attempts++
 			wait := backoff(w.attempts)
 			w.retryAt = now.Add(wait)
 			s.failed = append(s.failed, failure{row: r, err: err, attempts: w.attempts, wait: wait})
 		}
 	}
-	for _, r := range rows {
-		if w := l.blocked[r.unit]; w != nil && r.retry {
-			w.busy = false
-		}
-	}
 	return s
 }
 
+// idle finds what the rows that were tried again wait in, and returns what notes
+// that they are not under way any more.
+func (l *ledger) idle(rows []row) func() {
+	var queues []*waiting
+	for _, r := range rows {
+		if !r.retry {
+			continue
+		}
+		if w := l.queueOf(r); w != nil && !slices.Contains(queues[max(0, len(queues)-1):], w) {
+			queues = append(queues, w)
+		}
+	}
+	return func() {
+		for _, w := range queues {
+			w.busy = false
+		}
+	}
+}
+
 // pop takes the settled first message of a blocked key off its queue.
-func (l *ledger) pop(r row, w *waiting, now time.Time) {
+func (l *ledger) pop(w *waiting, now time.Time) {
 	if w == nil {
 		return
 	}
@@ -203,6 +220,6 @@ func (l *ledger) pop(r row, w *waiting, now time.Time) {
 	w.attempts = 0
 	w.retryAt = now
 	if len(w.ids) == 0 {
-		delete(l.blocked, r.unit)
+		l.free(w)
 	}
 }

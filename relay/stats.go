@@ -51,10 +51,14 @@ type Outbox struct {
 	// Oldest is the age of the one that was put in first, by the database's clock;
 	// 0 when there is none.
 	Oldest time.Duration
+	// Waiting is how many of them wait behind a message that the broker refused,
+	// with those messages, as far as this relay knows.
+	Waiting int64
 	// At is when the relay looked; zero for never.
 	At time.Time
-	// Since is when the outbox was first seen not empty after it had last been
-	// empty; zero while it is empty.
+	// Since is when there was first seen something to send after there had last been
+	// nothing; zero while there is nothing. What waits behind a refused message is
+	// not to be sent.
 	Since time.Time
 }
 
@@ -115,10 +119,7 @@ func (r *Relay) Stats() Stats {
 	if at := st.leading.Load(); at > 0 {
 		s.Leading = time.Unix(0, at)
 	}
-	st.ledgers.Range(func(l, _ any) bool {
-		s.Blocked += int64(l.(*ledger).blockedKeys())
-		return true
-	})
+	st.each(func(l *ledger) { s.Blocked += int64(l.blockedKeys()) })
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	s.Outbox, s.Leases = st.outbox, st.leases
@@ -126,16 +127,17 @@ func (r *Relay) Stats() Stats {
 }
 
 // Stalled reports why the relay is not healthy: the outbox could not be looked at
-// for longer than limit, or messages were in it for that long and none was
-// confirmed while this relay held the lease. It returns nil for a relay that
-// makes progress, has nothing to do or stands by, and needs Config.Look.
+// for longer than limit, or messages were in it for that long that could be sent
+// and none was confirmed while this relay held the lease. It returns nil for a
+// relay that makes progress, has nothing to do but to wait for messages that the
+// broker refused (see Blocked), or stands by, and needs Config.Look.
 func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 	switch o := s.Outbox; {
 	case o.At.IsZero():
 		return nil // it has just begun
 	case now.Sub(o.At) > limit:
 		return fmt.Errorf("relay: the outbox could not be looked at for %v", now.Sub(o.At).Round(time.Second))
-	case s.Term == 0 || o.Pending == 0 || o.Since.IsZero():
+	case s.Term == 0 || o.Pending <= o.Waiting || o.Since.IsZero():
 		return nil
 	default:
 		moved := o.Since
@@ -145,10 +147,18 @@ func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 			}
 		}
 		if idle := now.Sub(moved); idle > limit {
-			return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending, idle.Round(time.Second))
+			return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending-o.Waiting, idle.Round(time.Second))
 		}
 		return nil
 	}
+}
+
+// each calls fn for the ledger of every session.
+func (st *stats) each(fn func(*ledger)) {
+	st.ledgers.Range(func(l, _ any) bool {
+		fn(l.(*ledger))
+		return true
+	})
 }
 
 // maxLook is how many times as long as a look took the next one waits, so that
@@ -172,14 +182,16 @@ func (r *Relay) watch(ctx context.Context) {
 func (st *stats) looked(pending int64, oldest time.Duration, at time.Time) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	waiting := int64(0)
+	st.each(func(l *ledger) { waiting += l.waitingRows() })
 	since := st.outbox.Since
 	switch {
-	case pending == 0:
+	case pending <= waiting:
 		since = time.Time{}
 	case since.IsZero():
 		since = at
 	}
-	st.outbox = Outbox{Pending: pending, Oldest: oldest, At: at, Since: since}
+	st.outbox = Outbox{Pending: pending, Oldest: oldest, Waiting: waiting, At: at, Since: since}
 }
 
 func (s *store) look(ctx context.Context) (pending int64, oldest time.Duration, err error) {

@@ -223,7 +223,7 @@ func scanRows(result *sql.Rows, err error, capacity int, what string) ([]row, er
 		if err := result.Scan(&r.id, &r.topic, &key, &r.payload, &r.metadata); err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		r.unit = unitOf(r.topic, key)
+		r.unit, r.forced = place(r.topic, key, r.metadata)
 		rows = append(rows, r)
 	}
 	if err := result.Err(); err != nil {
@@ -242,15 +242,14 @@ func (s *store) failing(ctx context.Context, of share, l *ledger) error {
 	}
 	failing, err := s.allFailing(ctx, of)
 	for _, f := range failing {
-		l.block(f.unit, f.id, f.attempts, time.Now().Add(f.wait))
+		l.block(f.row, f.attempts, time.Now().Add(f.wait))
 	}
 	return err
 }
 
 // failingRow is a row that was refused, as the database knows it.
 type failingRow struct {
-	id       int64
-	unit     unit
+	row      // id, unit and forced
 	attempts int
 	wait     time.Duration // until the next try
 }
@@ -274,10 +273,12 @@ func (s *store) readFailing(ctx context.Context, of share) (all []failingRow, er
 		var f failingRow
 		var wait int64
 		var topic, key string
-		if err := rows.Scan(&f.id, &topic, &key, &f.attempts, &wait); err != nil {
+		var metadata []byte
+		if err := rows.Scan(&f.id, &topic, &key, &metadata, &f.attempts, &wait); err != nil {
 			return nil, err
 		}
-		f.unit, f.wait = unitOf(topic, key), time.Duration(wait)*time.Millisecond
+		f.unit, f.forced = place(topic, key, metadata)
+		f.wait = time.Duration(wait) * time.Millisecond
 		all = append(all, f)
 	}
 	return all, rows.Err()

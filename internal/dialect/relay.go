@@ -34,7 +34,7 @@ type RelaySQL struct {
 	Fail string
 	// Mend forgets the failures of a list of ids ($1).
 	Mend string
-	// Failing lists the rows of shard $2 of $1 that are failing: id, topic, key, attempts,
+	// Failing lists the rows of shard $2 of $1 that are failing: id, topic, key, metadata, attempts,
 	// milliseconds until the next try.
 	Failing string
 	// SweepFailures removes failures of rows that are gone.

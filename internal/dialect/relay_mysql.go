@@ -56,7 +56,7 @@ ON DUPLICATE KEY UPDATE attempts = VALUES(attempts), last_error = VALUES(last_er
 	Mend: `DELETE f FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_failures f FORCE INDEX (PRIMARY) ON f.outbox_id = j.id`,
 
 	Failing: `
-SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), f.attempts,
+SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), o.metadata, f.attempts,
        CAST(GREATEST(0, TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), f.retry_at) DIV 1000) AS SIGNED)
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
 WHERE CRC32(o.` + "`key`" + `) MOD ?1 = ?2

@@ -49,7 +49,7 @@ SET attempts = EXCLUDED.attempts, last_error = EXCLUDED.last_error, retry_at = E
 	Mend: `DELETE FROM outbox_failures WHERE outbox_id = ANY ($1::bigint[])`,
 
 	Failing: `
-SELECT o.id, o.topic, o.key, f.attempts,
+SELECT o.id, o.topic, o.key, o.metadata, f.attempts,
        GREATEST(0, ceil(extract(epoch FROM f.retry_at - clock_timestamp()) * 1000))::bigint
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
 WHERE (hashtext(o.key) & 2147483647) % $1::int = $2::int

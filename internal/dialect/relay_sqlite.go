@@ -48,7 +48,7 @@ SET attempts = excluded.attempts, last_error = excluded.last_error, retry_at = e
 	Mend: `DELETE FROM outbox_failures WHERE outbox_id IN (SELECT value FROM json_each(?1))`,
 
 	Failing: `
-SELECT o.id, o.topic, o.key, f.attempts,
+SELECT o.id, o.topic, o.key, o.metadata, f.attempts,
        max(0, CAST((julianday(substr(f.retry_at, 1, 23)) - julianday('now')) * 86400000 AS INTEGER))
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
 WHERE ` + sqliteShard + ` % ?1 = ?2

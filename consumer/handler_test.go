@@ -281,3 +281,16 @@ func TestHandleFaults(t *testing.T) {
 		t.Errorf("a table for a handler's entity: %v", err)
 	}
 }
+
+// What is kept by a handler can neither be compared nor loaded: the tools say so.
+func TestHandlerHasNoTable(t *testing.T) {
+	t.Parallel()
+	r := authorConsumer(t, SQLite, Config{}, logAuthor)
+	_, read := r.Reader(t.Context(), "author")
+	_, load := r.Loader(t.Context(), "author", nil)
+	for verb, err := range map[string]error{"compare": read, "load": load} {
+		if want := "consumer: author has a handler and no table: there is nothing to " + verb; err == nil || err.Error() != want {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}

@@ -64,13 +64,9 @@ type nested interface {
 // pool needs a second connection for preparing statements. With nil each call is
 // a transaction of its own.
 func (c *Consumer) Loader(ctx context.Context, cqrsID string, tx *sql.Tx) (*Loader, error) {
-	replicas, faults, err := c.load(ctx)
-	if err := errors.Join(faults, err); err != nil {
+	to, err := c.tableOf(ctx, cqrsID, "load")
+	if err != nil {
 		return nil, err
-	}
-	to := replicas[cqrsID]
-	if to == nil {
-		return nil, fmt.Errorf("%w %q: declare the table that follows it", ErrUnknownEntity, cqrsID)
 	}
 	l := &Loader{c: c, to: to, engine: c.newEngine(), tx: tx}
 	if _, ok := l.engine.(nested); tx != nil && !ok {

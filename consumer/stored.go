@@ -39,18 +39,30 @@ type Reader struct {
 
 // Reader checks the entity's table and returns a reader of it.
 func (c *Consumer) Reader(ctx context.Context, cqrsID string) (*Reader, error) {
-	replicas, faults, err := c.load(ctx)
-	if err := errors.Join(faults, err); err != nil {
+	to, err := c.tableOf(ctx, cqrsID, "compare")
+	if err != nil {
 		return nil, err
-	}
-	to := replicas[cqrsID]
-	if to == nil {
-		return nil, fmt.Errorf("%w %q: declare the table that follows it", ErrUnknownEntity, cqrsID)
 	}
 	if c.dialect == dialect.MySQL {
 		return nil, fmt.Errorf("consumer: a replica on %s cannot be read back for comparisons", c.dialect)
 	}
 	return &Reader{c: c, to: to, sql: c.dialect.ReplicaScan(to.Table, to.keyColumns(), to.Columns, to.wire[slotColumn:])}, nil
+}
+
+// tableOf checks the table that follows an entity, for what is to be done with it.
+func (c *Consumer) tableOf(ctx context.Context, cqrsID, what string) (*replica, error) {
+	replicas, faults, err := c.load(ctx)
+	if err := errors.Join(faults, err); err != nil {
+		return nil, err
+	}
+	switch to := replicas[cqrsID]; {
+	case to == nil:
+		return nil, fmt.Errorf("%w %q: declare the table that follows it", ErrUnknownEntity, cqrsID)
+	case to.entity.handler != nil:
+		return nil, fmt.Errorf("consumer: %s has a handler and no table: there is nothing to %s", cqrsID, what)
+	default:
+		return to, nil
+	}
 }
 
 // readPage is how many rows one statement reads.

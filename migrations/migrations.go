@@ -97,7 +97,8 @@ func Status(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
 }
 
 // SQL returns the statements of every migration in order, for teams that run
-// their own migration tool.
+// their own migration tool. The last ones note the versions in Up's own table, so
+// that Up does what later releases add, or nothing.
 func SQL(d Dialect) (string, error) {
 	folder, err := folder(d)
 	if err != nil {
@@ -121,6 +122,11 @@ func SQL(d Dialect) (string, error) {
 			}
 		}
 	}
+	versions, err := versionsSQL(d, paths)
+	if err != nil {
+		return "", err
+	}
+	b.WriteString("\n" + versions)
 	return b.String(), nil
 }
 

@@ -328,7 +328,22 @@ func TestSQL(t *testing.T) {
 			t.Errorf("the text holds more than the way up:\n%s", text)
 		}
 		exec(t, db, text)
-		equal(t, "tables", with(d), tables(t, db, d))
+		equal(t, "tables", with(d, versionTable), tables(t, db, d))
+		list, err := migrations.Status(t.Context(), db, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range list {
+			if m.At.IsZero() {
+				t.Errorf("%s is pending after its SQL was run", m.Name)
+			}
+		}
+		equal(t, "listed", allNames, names(list))
+		equal(t, "left to do", 0, len(up(t, db, d)))
+		if _, err := migrations.Down(t.Context(), db, d); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "done again after a step back", allNames[2:], up(t, db, d))
 		var byUp *sql.DB
 		switch d {
 		case migrations.Postgres:

@@ -49,6 +49,8 @@ func Classify(err error) Class {
 	switch {
 	case errors.As(err, &state):
 		return classifyState(state.SQLState())
+	case isSignal(err):
+		return Data
 	case mysqlNumber(err) != 0:
 		return classifyMySQL(mysqlNumber(err))
 	case errors.Is(err, mysql.ErrPktTooLarge):
@@ -75,12 +77,21 @@ func classifyState(state string) Class {
 	case "42601", "42602", "42622": // syntax, name: our statements have none; input of tsvector, ltree, jsonpath
 		return Data
 	}
-	switch state[:min(2, len(state))] {
-	case "21", "22", "23", "44", "54", "P0": // cardinality, data, integrity, check option, a limit (size, depth), raised by a trigger
+	switch class := state[:min(2, len(state))]; class {
+	case "21", "22", "23", "44", "54": // cardinality, data, integrity, check option, a limit (size, depth)
 		return Data
+	case "P0", "09", "20", "27", "38", "39": // raised or caused by a trigger
+		return Data
+	default:
+		if len(class) == 2 && !strings.Contains(postgresClasses, class) {
+			return Data // a trigger's own code
+		}
 	}
 	return Outage
 }
+
+// postgresClasses are the classes of PostgreSQL's codes beside those of Data.
+const postgresClasses = "00 01 02 03 08 0A 0B 0F 0L 0P 0Z 24 25 26 28 2B 2D 2F 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV XX"
 
 // classifySQLite follows https://www.sqlite.org/rescode.html; the low byte is
 // the primary code.

@@ -109,6 +109,13 @@ func mysqlNumber(err error) uint16 {
 	return 0
 }
 
+// isSignal reports whether a trigger or procedure has raised err by SIGNAL with the
+// state for that, whatever its number is.
+func isSignal(err error) bool {
+	var e *mysql.MySQLError
+	return errors.As(err, &e) && string(e.SQLState[:2]) == "45"
+}
+
 // classifyMySQL follows the servers' lists of errors. Numbers from 1900 to 1999
 // and from 4000 are MariaDB's own, those from 3000 MySQL's.
 func classifyMySQL(number uint16) Class {

@@ -217,9 +217,12 @@ func (s *settler) hold() bool {
 func (s *settler) persist(publish func(context.Context) error) bool {
 	for attempt := 0; ; attempt++ {
 		err := s.send(publish)
-		if err == nil {
+		switch {
+		case err == nil:
 			s.unstick(attempt)
 			return true
+		case errors.Is(err, errHopeless):
+			return false
 		}
 		if attempt == 0 {
 			s.stick(err)
@@ -237,9 +240,26 @@ func (s *settler) send(publish func(context.Context) error) error {
 		return s.work.Err()
 	}
 	defer func() { <-s.sending }()
+	if s.hopeless() {
+		return errHopeless
+	}
 	ctx, cancel := context.WithTimeout(s.work, publishTimeout)
 	defer cancel()
 	return publish(ctx)
+}
+
+// errHopeless says that a copy was not sent because the run ends.
+var errHopeless = errors.New("consumer: the broker takes no copies, and the run ends")
+
+// hopeless reports whether Run's context has ended while the broker takes no
+// copies. Each of the many that may wait would take its time to fail.
+func (s *settler) hopeless() bool {
+	if s.ctx.Err() == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stuck > 0
 }
 
 // stick and unstick say once that copies cannot be stored, and once that all are.

@@ -134,7 +134,7 @@ func (x *inbox) transact(run context.Context, in *incoming) (verdict, error) {
 	defer done()
 	defer context.AfterFunc(hctx, cancel)() // a handler that goes on finds its transaction gone
 	if err := x.call(run, hctx, in, Tx{s}, kindOf(in, have)); err != nil {
-		return verdict{}, x.undo(run, s, err)
+		return verdict{}, x.undo(run, s, in, err)
 	}
 	if err := tx.Commit(); err != nil {
 		return verdict{}, x.uncommitted(run, hctx, s, in, err)
@@ -203,7 +203,7 @@ func (in *incoming) guardError(err error) error {
 
 // undo rolls back after a handler's error, and tells whose fault that was: of the
 // database's absence, of a conflict with another transaction, or the event's.
-func (x *inbox) undo(run context.Context, s *txState, failure error) error {
+func (x *inbox) undo(run context.Context, s *txState, in *incoming, failure error) error {
 	rollback := s.tx.Rollback()
 	_, away := s.trouble()
 	late := errors.Is(failure, errLate)
@@ -212,12 +212,23 @@ func (x *inbox) undo(run context.Context, s *txState, failure error) error {
 		return run.Err()
 	case late && x.reachable(run):
 	case late, away, dialect.IsAway(failure), dialect.IsAway(rollback):
-		return fmt.Errorf("consumer: a handler lost the database: %w", failure)
+		return &lostError{in, failure}
 	case dialect.Classify(failure) == dialect.Conflict:
 		return failure
 	}
 	return &failedAttempt{failure}
 }
+
+// lostError says that a handler's connection broke.
+type lostError struct {
+	in  *incoming
+	err error
+}
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("consumer: %s: the handler lost the database: %v", e.in, e.err)
+}
+func (e *lostError) Unwrap() error { return e.err }
 
 // reachable tells a slow handler from a database that does not answer.
 func (x *inbox) reachable(run context.Context) bool {
@@ -237,7 +248,9 @@ func (x *inbox) uncommitted(run, handler context.Context, s *txState, in *incomi
 		return run.Err()
 	case errors.Is(context.Cause(handler), errLate):
 		return &failedAttempt{x.late(in, nil)}
-	case away, dialect.IsAway(failure), dialect.IsConnection(failure), dialect.Classify(failure) == dialect.Conflict:
+	case away, dialect.IsAway(failure), dialect.IsConnection(failure):
+		return &lostError{in, fmt.Errorf("commit: %w", failure)}
+	case dialect.Classify(failure) == dialect.Conflict:
 		return fmt.Errorf("consumer: commit: %w", failure)
 	case first != nil: // on PostgreSQL nothing works any more after an error
 		return &failedAttempt{fmt.Errorf("consumer: %s: the handler returned nil although a statement had failed: %w (commit: %w)", in, first, failure)}

@@ -9,11 +9,16 @@ import (
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
+// maxLosses is how often a handler may lose a database that is there before its
+// event pays for it. Some drivers give up a connection that is used wrongly, which
+// looks like an outage and would never end.
+const maxLosses = 3
+
 // repeat calls an event's handler until that has worked or failed. ok is false
 // when ctx, or the run's time, ended before. An error is the event's.
 func (r *runner) repeat(ctx context.Context, in *incoming) (v verdict, ok bool, err error) {
 	outage := pause{runner: r, what: "database"}
-	for conflicts := 0; ; {
+	for conflicts, losses := 0, 0; ; {
 		if err := in.expired(r.cfg.Now()); err != nil { // it may have waited long
 			return v, true, err
 		}
@@ -38,6 +43,12 @@ func (r *runner) repeat(ctx context.Context, in *incoming) (v verdict, ok bool, 
 				return v, false, nil
 			}
 			continue
+		}
+		if lost := (*lostError)(nil); errors.As(err, &lost) && r.inbox.reachable(r.work) { //nolint:contextcheck // as above
+			if losses++; losses > maxLosses {
+				outage.over()
+				return v, true, fmt.Errorf("%w (the database is there: are rows left open while other statements are sent?)", err)
+			}
 		}
 		if !outage.wait(ctx, err) {
 			return v, false, nil

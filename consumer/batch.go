@@ -280,29 +280,38 @@ func (r *runner) observe(messages []*incoming, failures []failure, now time.Time
 }
 
 // apply repeats a transaction until it stands. It returns false when ctx ended
-// before that.
+// before that. Where the time of one transaction is not enough for the messages,
+// they are applied in several.
 func (r *runner) apply(ctx context.Context, p part) (result, bool) {
+	var sum result
 	outage := pause{runner: r, what: "database"}
-	for conflicts, unfit := 0, []failure(nil); ; {
-		var unread []failure
-		p, unread = r.current(p)
-		if unfit = append(unfit, unread...); len(p.messages) == 0 {
-			return result{failures: unfit}, true
+	for conflicts := 0; ; {
+		piece, rest := r.piece(p)
+		piece, unfit := r.current(piece)
+		sum.failures = append(sum.failures, unfit...)
+		if p = (part{append(piece.messages, rest...), piece.plan}); len(p.messages) == 0 {
+			return sum, true
 		}
-		res, err := r.attempt(p) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		if len(piece.messages) == 0 {
+			continue
+		}
+		begin := time.Now()
+		res, err := r.attempt(piece) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		took := time.Since(begin)
 		if err == nil {
 			outage.over()
-			now := r.cfg.Now()
-			r.stats.committed(res, p.messages, now)
-			r.observe(p.messages, res.failures, now)
-			res.failures = append(res.failures, unfit...)
-			if res.downgraded > 0 {
-				r.log.Warn("a SYNC lowered revisions", "rows", res.downgraded)
-			}
-			return res, true
+			r.committed(piece, res)
+			r.quicker(len(piece.messages), took)
+			sum.add(res.tally)
+			sum.failures, sum.isolated = append(sum.failures, res.failures...), sum.isolated || res.isolated
+			p, conflicts = part{messages: rest}, 0
+			continue
 		}
 		if r.work.Err() != nil {
 			return result{}, false
+		}
+		if took >= r.cfg.TransactionTimeout {
+			r.most = max(len(piece.messages)/2, 1)
 		}
 		if dialect.Classify(err) == dialect.Conflict && conflicts < conflictAttempts {
 			if !sleep(r.work, conflictBackoff(conflicts)) { //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
@@ -317,6 +326,35 @@ func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 		if !outage.wait(ctx, err) {
 			return result{}, false
 		}
+	}
+}
+
+// piece parts what goes into the next transaction from the rest.
+func (r *runner) piece(p part) (piece part, rest []*incoming) {
+	if r.most == 0 || len(p.messages) <= r.most {
+		return p, nil
+	}
+	return part{messages: slices.Clip(p.messages[:r.most])}, p.messages[r.most:]
+}
+
+// quicker lets transactions grow again when one of the most messages took little
+// of its time.
+func (r *runner) quicker(messages int, took time.Duration) {
+	if r.most == 0 || messages < r.most || took > r.cfg.TransactionTimeout/4 {
+		return
+	}
+	if r.most *= 2; r.most >= r.cfg.BatchSize {
+		r.most = 0
+	}
+}
+
+// committed counts and tells of a transaction that stands.
+func (r *runner) committed(p part, res result) {
+	now := r.cfg.Now()
+	r.stats.committed(res, p.messages, now)
+	r.observe(p.messages, res.failures, now)
+	if res.downgraded > 0 {
+		r.log.Warn("a SYNC lowered revisions", "rows", res.downgraded)
 	}
 }
 

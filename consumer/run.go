@@ -41,6 +41,7 @@ type runner struct {
 	handlers  *dispatcher // nil without handlers
 	alone     *single     // not nil: this is not Run, but a call for one message
 	held      []*incoming // of paused tables; the intake's
+	most      int         // messages of a transaction, since one was not done in time; 0: all
 	log       *slog.Logger
 	parking   *parking
 	spans     *spans // nil but in Run

@@ -19,7 +19,9 @@ type Entity struct {
 	ID string
 	// Table is the table's name, with its schema where the search path does not
 	// find it. Required. It needs the columns cqrs_revision and cqrs_updated;
-	// `relay migrate table` prints the lines that add them.
+	// `relay migrate table` prints the lines that add them. Entities may share a
+	// table, with different Where or Fields for example. They share its revisions
+	// then, too: what raises them for one is a gap to the other's replicas.
 	Table string
 	// Key is the column that identifies a row: integers, text, UUIDs. Rows in which
 	// it is null are not sent. Default "id".

@@ -22,9 +22,14 @@ var (
 type NotFoundError struct {
 	Entity string
 	Keys   []string
+
+	deleting bool
 }
 
 func (e *NotFoundError) Error() string {
+	if e.deleting {
+		return fmt.Sprintf("outbox: %s/%s does not exist, so its deletion cannot be sent: was it deleted before, without Tx.Deleting?", e.Entity, firstOf(e.Keys))
+	}
 	return fmt.Sprintf("outbox: %s/%s does not exist: mark a key after its row was written, and delete through Tx.Delete or after Tx.Deleting", e.Entity, firstOf(e.Keys))
 }
 

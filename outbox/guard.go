@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -22,13 +23,20 @@ var errInTx = errors.New("outbox: InTx ends its transaction itself: return nil f
 // errEnded reports that a function given to InTx has run COMMIT or ROLLBACK.
 var errEnded = errors.New("outbox: the transaction was ended by a statement within the function of InTx, and what it marked may not be recorded: return nil to commit, an error to roll back")
 
+// errOver reports the use of a Tx after its end.
+var errOver = fmt.Errorf("outbox: the transaction has ended, and its Tx with it: begin another: %w", sql.ErrTxDone)
+
+// end makes every later use of the Tx an error.
+func (tx *Tx) end() { tx.ended, tx.marks = errOver, nil }
+
 // Commit flushes and commits the transaction. Whoever wraps a transaction can
 // end it so and have no Flush to forget. When the flush fails, the transaction
 // is rolled back. Inside of [Outbox.InTx] it is an error.
 func (tx *Tx) Commit(ctx context.Context) error {
 	if tx.wrapped == nil {
-		return errInTx
+		return cmp.Or(tx.ended, errInTx)
 	}
+	defer tx.end()
 	if err := tx.Flush(ctx); err != nil {
 		_ = tx.wrapped.Rollback()
 		return err
@@ -44,9 +52,9 @@ func (tx *Tx) Commit(ctx context.Context) error {
 // [Outbox.InTx] it is an error.
 func (tx *Tx) Rollback() error {
 	if tx.wrapped == nil {
-		return errInTx
+		return cmp.Or(tx.ended, errInTx)
 	}
-	tx.marks = nil
+	defer tx.end()
 	return tx.wrapped.Rollback()
 }
 

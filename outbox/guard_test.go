@@ -177,3 +177,59 @@ func TestGuardedPool(t *testing.T) {
 		t.Error("a driver that is not there was opened")
 	}
 }
+
+// TestATransactionThatHasEndedSaysSo, whatever is done with its Tx.
+func TestATransactionThatHasEndedSaysSo(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		var kept *outbox.Tx
+		m.inTx(t, func(_ context.Context, tx *outbox.Tx) error {
+			kept = tx
+			return nil
+		})
+		sqlTx, err := m.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrapped := m.ob.Wrap(sqlTx)
+		if err := wrapped.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for name, tx := range map[string]*outbox.Tx{"InTx": kept, "Wrap": wrapped} {
+			for call, err := range map[string]error{
+				"Saved": tx.Saved("account", 1), "Flush": tx.Flush(t.Context()), "Commit": tx.Commit(t.Context()),
+				"Delete": tx.Delete(t.Context(), "account", 1), "Rollback": tx.Rollback(),
+			} {
+				said := call == "Rollback" || err != nil && strings.Contains(err.Error(), "the transaction has ended")
+				if !errors.Is(err, sql.ErrTxDone) || !said {
+					t.Errorf("%s: %s after the end: %v", name, call, err)
+				}
+			}
+		}
+	})
+}
+
+func TestErrorsOfKeys(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		rollback := errors.New("seen enough")
+		err := m.ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+			if err := tx.Saved("account"); err != nil {
+				t.Errorf("no keys: %v", err)
+			}
+			for want, err := range map[string]error{
+				"[]int64 holds keys: pass them one by one, or mark rows by SavedRows": tx.Saved("account", []int64{1, 2}),
+				"it is null": tx.Saved("account", []byte(nil)),
+				"outbox: account/404 does not exist, so its deletion cannot be sent": tx.Delete(ctx, "account", 404),
+			} {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("have %v, want %s", err, want)
+				}
+			}
+			return rollback
+		})
+		if !errors.Is(err, rollback) {
+			t.Error(err)
+		}
+	})
+}

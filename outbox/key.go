@@ -221,7 +221,11 @@ func keyText(key any) (string, error) {
 		if !v.IsNil() {
 			return keyText(v.Elem().Interface())
 		}
-	case reflect.Invalid, reflect.Slice:
+	case reflect.Slice:
+		if !v.IsNil() {
+			return "", fmt.Errorf("%w: %T holds keys: pass them one by one, or mark rows by SavedRows", ErrKey, key)
+		}
+	case reflect.Invalid:
 	default:
 		return "", fmt.Errorf("%w: %T: use an integer, text, or a type that has a text", ErrKey, key)
 	}

@@ -63,6 +63,9 @@ func (tx *Tx) Publish(topic string, msgs ...*message.Message) error {
 	if tx.flushing {
 		return fmt.Errorf("outbox: publish on %s: %w", topic, ErrFlushing)
 	}
+	if tx.ended != nil {
+		return tx.ended
+	}
 	if err := event.ValidateTopic(topic); err != nil {
 		return fmt.Errorf("outbox: publish: %w: %w", ErrMessage, err)
 	}

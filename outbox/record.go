@@ -70,7 +70,7 @@ func (tx *Tx) record(ctx context.Context, p *plan, op operation, keys []string) 
 	if !slices.Contains(found, false) {
 		return nil
 	}
-	missing := &NotFoundError{Entity: p.ID}
+	missing := &NotFoundError{Entity: p.ID, deleting: op.signal == event.Delete}
 	for i, key := range keys {
 		if !found[i] {
 			missing.Keys = append(missing.Keys, key)

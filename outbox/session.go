@@ -163,6 +163,7 @@ func (ob *Outbox) inSession(ctx context.Context, s *session, fn func(ctx context
 		}
 	}()
 	tx := &Tx{ob: ob, tx: s.conn, session: s, ctx: ctx}
+	defer tx.end()
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}

@@ -76,6 +76,7 @@ func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 	}
 	defer func() { _ = sqlTx.Rollback() }() // does nothing after a commit
 	tx := &Tx{ob: ob, tx: sqlTx, ctx: ctx}
+	defer tx.end()
 	if err := fn(ctx, tx); err != nil {
 		return err
 	}
@@ -158,6 +159,8 @@ func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, erro
 
 // Saved marks rows of an entity as created or changed. It does no I/O: the rows
 // are read at the flush, and each key gives one event however often it is marked.
+// Without keys it does nothing. Keys in a slice are passed one by one, or see
+// [Tx.SavedRows].
 func (tx *Tx) Saved(entity string, keys ...any) error {
 	e, known := tx.ob.entities[entity]
 	if !known {
@@ -165,6 +168,9 @@ func (tx *Tx) Saved(entity string, keys ...any) error {
 	}
 	if tx.flushing {
 		return fmt.Errorf("outbox: saved %s: %w", entity, ErrFlushing)
+	}
+	if tx.ended != nil {
+		return tx.ended
 	}
 	texts, err := keyTexts(&e, keys)
 	if err != nil {

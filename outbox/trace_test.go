@@ -97,14 +97,15 @@ func TestSpanTravelsWithTheEvent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			onEach(t, func(t *testing.T, m master) {
-				way.entity.ID, way.entity.Table = "account", "accounts"
+				entity := way.entity
+				entity.ID, entity.Table = "account", "accounts"
 				for _, in := range []struct {
 					ctx           context.Context
 					parent, state string
 				}{{inSpan(t), spanHeader, "vendor=a b'c"}, {t.Context(), "", ""}} {
 					m.exec(t, `DELETE FROM accounts`)
 					m.exec(t, `DELETE FROM outbox`)
-					m.ob = m.outbox(t, way.entity)
+					m.ob = m.outbox(t, entity)
 					if err := way.write(in.ctx, m); err != nil {
 						t.Fatal(err)
 					}

@@ -159,14 +159,14 @@ func TestRefusedCollapsedMessageIsTakenApart(t *testing.T) {
 	}))
 	rows := f.take()
 	wantIDs(t, "sent", []int64{3, 5}, ids(rows))
-	if l.nothingUnderWay() {
+	if l.underWay() == 0 {
 		t.Error("nothing is under way although five rows are")
 	}
 	s := l.settle(rows, []error{refusal{permanent: true}, nil}, testPolicy, now)
 	if len(s.done)+len(s.failed)+len(s.dead) > 0 || s.apart != 1 {
 		t.Errorf("settled %+v, want nothing but one message taken apart", s)
 	}
-	if !l.nothingUnderWay() {
+	if l.underWay() != 0 {
 		t.Error("something is under way although all is settled")
 	}
 	due, _ := l.due(now)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
@@ -18,6 +20,7 @@ type crew struct {
 	working map[int]context.CancelFunc
 	ended   chan ending
 	held    bool // relays are counted, and this one is among them
+	idle    bool // it was said that this relay stands by
 }
 
 // ending is a shard whose work is over.
@@ -126,6 +129,28 @@ func (c *crew) adjust(ctx context.Context) error {
 		if err := c.take(ctx, share{(first + i) % wanted, wanted}); err != nil {
 			return err
 		}
+	}
+	return c.standBy(ctx)
+}
+
+// standBy says once that others hold what there is to hold.
+func (c *crew) standBy(ctx context.Context) error {
+	if len(c.working) > 0 || c.idle {
+		c.idle = c.idle && len(c.working) == 0
+		return nil
+	}
+	leases, err := bounded(ctx, callTimeout, c.store.leases)
+	if err != nil {
+		return fmt.Errorf("look who holds the lease: %w", err)
+	}
+	var holders []string
+	for _, l := range leases {
+		if l.Left > 0 && !slices.Contains(holders, l.Holder) {
+			holders = append(holders, l.Holder)
+		}
+	}
+	if c.idle = len(holders) > 0; c.idle {
+		c.log.Info("standing by, the lease is held by "+strings.Join(holders, ", "), keyHolder, c.holder)
 	}
 	return nil
 }

@@ -277,11 +277,11 @@ func (l *ledger) asked(due []int64, fetched []row, err error) {
 	}
 }
 
-// nothingUnderWay reports whether every row that was read is settled.
-func (l *ledger) nothingUnderWay() bool {
+// underWay is how many rows that were read are not settled.
+func (l *ledger) underWay() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.inFlight == 0
+	return l.inFlight
 }
 
 // waitingRows returns how many rows wait behind refused ones, with these.

@@ -51,25 +51,29 @@ func (a *Admin) Overview(ctx context.Context) (Overview, error) {
 			return nil, err
 		}
 		o.Now = time.UnixMilli(now)
-		rows, err := q.QueryContext(ctx, a.store.sql.Leases)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = rows.Close() }()
-		var leases []LeaseView
-		for rows.Next() {
-			var l LeaseView
-			var left, renewed int64
-			if err := rows.Scan(&l.Shard, &l.Holder, &l.Term, &l.Position, &l.Shards, &left, &renewed); err != nil {
-				return nil, err
-			}
-			l.Left, l.Renewed = time.Duration(left)*time.Millisecond, time.Duration(renewed)*time.Millisecond
-			leases = append(leases, l)
-		}
-		return leases, rows.Err()
+		return a.store.leases(ctx)
 	})
 	if err != nil {
 		return Overview{}, fmt.Errorf("relay: overview: %w", err)
 	}
 	return o, nil
+}
+
+// leases reads those of all shards.
+func (s *store) leases(ctx context.Context) (leases []LeaseView, err error) {
+	rows, err := s.query(s.db).QueryContext(ctx, s.sql.Leases)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var l LeaseView
+		var left, renewed int64
+		if err := rows.Scan(&l.Shard, &l.Holder, &l.Term, &l.Position, &l.Shards, &left, &renewed); err != nil {
+			return nil, err
+		}
+		l.Left, l.Renewed = time.Duration(left)*time.Millisecond, time.Duration(renewed)*time.Millisecond
+		leases = append(leases, l)
+	}
+	return leases, rows.Err()
 }

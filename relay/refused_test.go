@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -111,6 +112,36 @@ func TestSyncToMissingQueueHoldsUpNoEvents(t *testing.T) {
 		for _, key := range tenKeys {
 			if want := []string{"0", "1", "2"}; !slices.Equal(want, have[string(key)]) {
 				t.Errorf("events of key %c on the wire: %v, want %v", key, have[string(key)], want)
+			}
+		}
+	})
+}
+
+// A relay that stands by says so once, and who has the lease; one that ends says
+// that it drains and has drained.
+func TestStandbyAndDrainAreLogged(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		var first, second syncBuffer
+		config := func(log *syncBuffer) relay.Config {
+			return relay.Config{LeaseTTL: time.Second, Logger: slog.New(slog.NewTextHandler(log, nil))}
+		}
+		leader, stop := m.start(t, &recorder{}, config(&first))
+		eventually(t, "one relay leads", func() bool { return leader.Stats().Leases == 1 })
+		standby, stopStandby := m.start(t, &recorder{}, config(&second))
+		eventually(t, "the other says that it stands by", func() bool {
+			return strings.Contains(second.String(), "standing by, the lease is held by ")
+		})
+		stop()
+		eventually(t, "it takes over", func() bool { return standby.Stats().Leases == 1 })
+		if n := strings.Count(second.String(), "standing by"); n != 1 {
+			t.Errorf("it said %d times that it stands by, want once:\n%s", n, second.String())
+		}
+		stopStandby()
+		for _, log := range []string{first.String(), second.String()} {
+			draining, drained := strings.Index(log, "msg=draining"), strings.Index(log, `msg="drained 0"`)
+			if draining < 0 || drained < draining {
+				t.Errorf("the log lacks draining or drained:\n%s", log)
 			}
 		}
 	})

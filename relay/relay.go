@@ -245,7 +245,14 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 	defer cancel(errStopped)
 	drained := make(chan struct{})
 	defer close(drained)
+	var current atomic.Pointer[ledger]
+	current.Store(newLedger())
+	var underWay int
+	said := make(chan struct{})
 	stopDrain := context.AfterFunc(ctx, func() {
+		underWay = current.Load().underWay()
+		r.log.Info("draining", keyShard, l.share.shard, "messages", underWay)
+		close(said)
 		select {
 		case <-drained:
 		case <-time.After(r.drainFor):
@@ -254,8 +261,6 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 	})
 	defer stopDrain()
 
-	var current atomic.Pointer[ledger]
-	current.Store(newLedger())
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
@@ -266,6 +271,10 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 	stillOurs := hard.Err() == nil || errors.As(err, new(*DrainError))
 	cancel(errStopped)
 	<-kept
+	if err == nil && ctx.Err() != nil {
+		<-said
+		r.log.Info(fmt.Sprintf("drained %d", underWay), keyShard, l.share.shard)
+	}
 	if stillOurs {
 		if err := l.release(context.WithoutCancel(ctx)); err != nil {
 			r.log.Debug("the lease runs out by itself", keyError, err)

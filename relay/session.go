@@ -361,7 +361,7 @@ const (
 func (s *session) idle(ctx context.Context) error {
 	now := time.Now()
 	quiet := now.Sub(s.idleSince)
-	if s.ledger.nothingUnderWay() {
+	if s.ledger.underWay() == 0 {
 		s.resumed()
 	}
 	if now.Sub(s.sweptAt) >= sweepEvery {

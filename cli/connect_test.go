@@ -96,7 +96,7 @@ func TestSQLiteFileThatDoesNotExist(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mistyped.db")
 	config := writeFile(t, "lockstep.yaml", "queue: q\nreplicas: {a: {table: t}}\n")
 	for _, line := range []string{
-		"run --broker-url " + embedded(t), "consume --config " + config + " --broker-url " + embedded(t), "migrate status", "migrate down",
+		"run --broker-url " + embedded(t), "consume --config " + config + " --broker-url " + embedded(t), "migrate status", "migrate down --yes",
 	} {
 		o := relay(t, append(args(line), "--database-url", "sqlite://"+path)...)
 		o.expect(t, 1, "database "+path+" does not exist", "relay migrate up")

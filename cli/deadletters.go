@@ -239,7 +239,7 @@ func newLettersPurge(svc *service) *cobra.Command {
 	l, cmd := lettersCommand(svc, "purge", "Delete them for good", `  relay dead-letters purge --queue billing --reason expired
   relay dead-letters purge --outbox --older-than 720h --yes`,
 		func(l *letters, cmd *cobra.Command, box letterbox) error {
-			if err := l.confirm(cmd); err != nil {
+			if err := confirm(cmd, l.yes, "Delete the selected dead letters for good?", "nothing was deleted"); err != nil {
 				return err
 			}
 			done, err := box.purge(cmd.Context(), l.selects)
@@ -249,23 +249,23 @@ func newLettersPurge(svc *service) *cobra.Command {
 			return l.print(cmd, done, "purged")
 		})
 	l.jsonFlag(cmd)
-	cmd.Flags().BoolVar(&l.yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&l.yes, flagYes, false, "do not ask")
 	return cmd
 }
 
 // confirm asks on a terminal; elsewhere the flag has to be given.
-func (l *letters) confirm(cmd *cobra.Command) error {
-	if l.yes {
+func confirm(cmd *cobra.Command, yes bool, question, declined string) error {
+	if yes {
 		return nil
 	}
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
 		return misusef("--yes is missing: there is no terminal to ask on")
 	}
-	fmt.Fprint(cmd.ErrOrStderr(), "Delete the selected dead letters for good? [y/N] ")
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
 	answer, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil || !strings.EqualFold(strings.TrimSpace(answer), "y") {
-		return errors.New("nothing was deleted")
+		return errors.New(declined)
 	}
 	return nil
 }

@@ -59,11 +59,15 @@ func newMigrateUp() *cobra.Command {
 
 func newMigrateDown() *cobra.Command {
 	var s settings
+	var yes bool
 	cmd := &cobra.Command{
 		Use: "down", Short: "Roll back the newest migration; what is in its tables is lost",
 		Example: `  relay migrate down --database-url sqlite:///var/lib/shop.db`, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.withDatabase(cmd, openDatabase, func(db *database) error {
+				if err := confirmDown(cmd, db, yes); err != nil {
+					return err
+				}
 				rolledBack, err := migrations.Down(cmd.Context(), db.DB, db.dialect)
 				if err != nil {
 					return err
@@ -83,7 +87,38 @@ func newMigrateDown() *cobra.Command {
 	}
 	s.databaseFlag(cmd)
 	s.jsonFlag(cmd)
+	cmd.Flags().BoolVar(&yes, flagYes, false, "do not ask")
 	return cmd
+}
+
+// confirmDown asks before the newest migration is rolled back, and says what goes with it.
+func confirmDown(cmd *cobra.Command, db *database, yes bool) error {
+	if yes {
+		return nil
+	}
+	list, err := migrations.Status(cmd.Context(), db.DB, db.dialect)
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(list) {
+		if !m.At.IsZero() {
+			return confirm(cmd, yes, fmt.Sprintf("Roll back %s: %s?", m.Name, lost(m.Version)), "nothing was rolled back")
+		}
+	}
+	return nil // which Down says
+}
+
+// lost says what goes with a migration.
+func lost(version int64) string {
+	switch version {
+	case 1:
+		return "the outbox is dropped, and events in it that were not sent, or are dead, are lost"
+	case 2:
+		return "it is forgotten which rows were deleted and which events were handled: late events bring rows back, and handlers run again"
+	case 3:
+		return "indexes are dropped, and no data"
+	}
+	return "what is in its tables is lost"
 }
 
 func newMigrateStatus() *cobra.Command {

@@ -70,15 +70,15 @@ func TestMigrate(t *testing.T) {
 					t.Errorf("status of %s: %q is not a time of now", name, when)
 				}
 			}
-			equal(t, "down", "rolled back 00003_replica_retention\n", migrate("down"))
+			equal(t, "down", "rolled back 00003_replica_retention\n", migrate("down", "--yes"))
 			if have := migrate("status"); !strings.Contains(have, "00003_replica_retention  pending\n") || strings.Count(have, "pending") != 1 {
 				t.Errorf("status after one down:\n%s", have)
 			}
 			equal(t, "up after down", "applied 00003_replica_retention\n", migrate("up"))
-			migrate("down")
-			equal(t, "second down", "rolled back 00002_replica\n", migrate("down"))
-			equal(t, "third down", "rolled back 00001_master\n", migrate("down"))
-			equal(t, "fourth down", "nothing to do: no migration is applied\n", migrate("down"))
+			migrate("down", "--yes")
+			equal(t, "second down", "rolled back 00002_replica\n", migrate("down", "--yes"))
+			equal(t, "third down", "rolled back 00001_master\n", migrate("down", "--yes"))
+			equal(t, "fourth down", "nothing to do: no migration is applied\n", migrate("down", "--yes"))
 		})
 	}
 }
@@ -88,9 +88,9 @@ func TestMigrateJSON(t *testing.T) {
 	for dialect, url := range newDatabases(t) {
 		t.Run(dialect, func(t *testing.T) {
 			t.Parallel()
-			migrate := func(command string) []migration {
+			migrate := func(command ...string) []migration {
 				t.Helper()
-				return parse(t, mustRelay(t, "migrate", command, "--json", "--database-url", url))
+				return parse(t, mustRelay(t, append(append([]string{"migrate"}, command...), "--json", "--database-url", url)...))
 			}
 			up := migrate("up")
 			equal(t, "up", allNames, names(up))
@@ -98,15 +98,15 @@ func TestMigrateJSON(t *testing.T) {
 				t.Errorf("up: %+v", up[0])
 			}
 			equal(t, "up again", []migration{}, migrate("up"))
-			equal(t, "down", []migration{{Version: 3, Name: "00003_replica_retention"}}, migrate("down"))
+			equal(t, "down", []migration{{Version: 3, Name: "00003_replica_retention"}}, migrate("down", "--yes"))
 			status := migrate("status")
 			equal(t, "status", allNames, names(status))
 			if status[0].AppliedAt.IsZero() || status[1].AppliedAt.IsZero() || !status[2].AppliedAt.IsZero() {
 				t.Errorf("applied: %+v, want the first two", status)
 			}
-			migrate("down")
-			migrate("down")
-			equal(t, "down to nothing", []migration{}, migrate("down"))
+			migrate("down", "--yes")
+			migrate("down", "--yes")
+			equal(t, "down to nothing", []migration{}, migrate("down", "--yes"))
 		})
 	}
 }
@@ -134,4 +134,13 @@ func TestMigratePrints(t *testing.T) {
 	if have := mustRelay(t, "migrate", "table", "accounts"); !strings.Contains(have, "timestamptz") {
 		t.Errorf("PostgreSQL is not the default:\n%s", have)
 	}
+}
+
+// Outside of a terminal nothing is rolled back without --yes.
+func TestMigrateDownAsks(t *testing.T) {
+	t.Parallel()
+	url := "sqlite://" + filepath.ToSlash(t.TempDir()) + "/new.db"
+	mustRelay(t, "migrate", "up", "--database-url", url)
+	relay(t, "migrate", "down", "--database-url", url).expect(t, 2, "--yes is missing: there is no terminal")
+	equal(t, "up", "nothing to do: every migration is applied\n", mustRelay(t, "migrate", "up", "--database-url", url))
 }

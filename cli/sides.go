@@ -32,6 +32,7 @@ const (
 	flagBatch  = "batch"
 	flagForce  = "force"
 	flagRate   = "rate"
+	flagYes    = "yes"
 )
 
 func (t *tool) common(cmd *cobra.Command) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/outbox"
 	"github.com/lockstep-go/lockstep/reconcile"
 )
@@ -22,6 +24,7 @@ import (
 type syncCommand struct {
 	tool
 	force  bool
+	yes    bool
 	resume bool
 	from   string
 	rate   string
@@ -36,6 +39,9 @@ func newSync(svc *service) *cobra.Command {
 replicas, or to the one behind --queue. Rows go in key order, in short
 transactions, safe beside live writes. A relay forwards them.
 
+With --queue the broker is asked whether the queue is there, if --broker-url is
+given: the relay tries what no queue takes until it gives it up.
+
 Without --filter nothing is selected; --all selects every row. A run that was
 broken off notes how far it came, and the same command with --resume goes on
 there.`,
@@ -45,12 +51,14 @@ there.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
 	}
 	c.common(cmd)
+	c.brokerFlag(cmd)
 	c.entityFlag(cmd)
 	c.filterFlag(cmd, "none")
 	c.jsonFlag(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&c.all, flagAll, false, "select every row")
 	f.StringVar(&c.queue, flagQueue, "", "`name` of the one queue to send to (default: all)")
+	f.BoolVar(&c.yes, flagYes, false, "send to a queue even if it is not there")
 	f.BoolVar(&c.force, flagForce, false, "let replicas lower their revisions to the ones sent")
 	f.StringVar(&c.rate, flagRate, "", "most `rows` a second, such as 500/s (default: no limit)")
 	f.BoolVar(&c.resume, "resume", false, "go on where the same command was broken off")
@@ -89,8 +97,17 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 	}
 	p := newProgress(cmd, c.quiet, "sync "+c.entity, total)
 	defer p.end()
-	if filter == "" {
+	if err := c.checkQueue(ctx, p); err != nil {
+		return err
+	}
+	switch {
+	case filter == "":
 		p.remark("nothing is selected: give --filter, or --all for every row")
+	case total == 0 && c.all:
+		p.remark("%s has no rows: a deleted row is not there to be synced", c.entity)
+	case total == 0:
+		p.remark("no row of %s matches %s: a deleted row is not there to be synced; `relay deleted` finds those that replicas still have",
+			c.entity, c.filter)
 	}
 	note := newNote(c)
 	if c.resume {
@@ -121,6 +138,33 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%d rows synced\n", done.Rows)
 	return nil
+}
+
+// checkQueue asks the broker whether the one queue is there.
+func (c *syncCommand) checkQueue(ctx context.Context, p *progress) error {
+	switch {
+	case c.queue == "" || c.yes:
+		return nil
+	case c.brokerURL == "":
+		p.remark("queue %s is not looked for: no --%s is given", c.queue, flagBroker)
+		return nil
+	}
+	b, err := c.openBroker(ctx, broker.Options{})
+	if err != nil {
+		return fmt.Errorf("%w\n--%s goes on without asking for the queue", err, flagYes)
+	}
+	defer func() { _ = b.Close() }()
+	box, ok := b.(broker.Letterbox)
+	if !ok {
+		p.remark("queue %s is not looked for: this broker cannot be looked into", c.queue)
+		return nil
+	}
+	_, _, err = box.Inspect(ctx, c.queue)
+	if isNoQueue(err) {
+		err = fmt.Errorf("%w: correct --%s; or start the replica that consumes the queue first; or give --%s to send in spite of it",
+			err, flagQueue, flagYes)
+	}
+	return err
 }
 
 // parseRate reads 500, 500/s, 30/m or 1000/h as rows a second.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/cli"
 	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/internal/testdb"
@@ -121,6 +122,31 @@ func (o outcome) wantOut(t *testing.T, want string) {
 	}
 }
 
+// A SYNC to a queue that the broker does not have is refused, unless it is meant.
+func TestSyncAsksForTheQueue(t *testing.T) {
+	t.Parallel()
+	s := newSides(t, 2)
+	at := embedded(t)
+	sync := func(more ...string) outcome {
+		return s.onMaster("", append([]string{"sync", "--cqrs-id", "account", "--all", "--queue", "billing"}, more...)...)
+	}
+	sync().expect(t, 0, "queue billing is not looked for: no --broker-url is given")
+	sync("--broker-url", at).expect(t, 1, "billing", "correct --queue", "start the replica", "--yes")
+	sync("--broker-url", noBroker).expect(t, 1, "--yes goes on without asking")
+	if n := s.int(s.master, `SELECT count(*) FROM outbox`); n != 2 {
+		t.Errorf("%d events in the outbox, want those of the first run", n)
+	}
+	sync("--broker-url", at, "--yes").wantOut(t, "2 rows synced\n")
+	b, err := broker.Open(t.Context(), at, broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(b.Bind(t.Context(), "billing", "account"), b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	sync("--broker-url", at).wantOut(t, "2 rows synced\n")
+}
+
 func TestSyncCommand(t *testing.T) {
 	t.Parallel()
 	s := newSides(t, 5)
@@ -131,6 +157,9 @@ func TestSyncCommand(t *testing.T) {
 	o := s.onMaster("", "sync", "--cqrs-id", "account")
 	o.wantOut(t, "0 rows synced\n")
 	o.expect(t, 0, "nothing is selected: give --filter, or --all")
+	o = s.onMaster("", "sync", "--cqrs-id", "account", "--filter", `{"id": 999}`)
+	o.wantOut(t, "0 rows synced\n")
+	o.expect(t, 0, `no row of account matches {"id": 999}: a deleted row is not there to be synced`)
 	s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--json").wantOut(t, `{"cqrs_id":"account","rows":5,"position":"5"}`+"\n")
 
 	for name, tt := range map[string]struct {

@@ -146,8 +146,8 @@ func TestTriggerRefusesRows(t *testing.T) {
 // copies when none of them is taken.
 func TestStopWithHangingBroker(t *testing.T) {
 	t.Parallel()
-	r, run := runAccounts(t, SQLite, Table{})
-	r.broker = &hangingBroker{run.broker}
+	r, broker := accountRig(t, SQLite), newTestBroker()
+	run := r.start(t, &hangingBroker{broker}, broker)
 	for range 200 {
 		run.broker.deliver(django("garbage"))
 	}

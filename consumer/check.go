@@ -56,20 +56,27 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 		}
 	}
 	session, err := c.mysqlSession(ctx, replicas)
-	return replicas, errors.Join(faults, session), errors.Join(err, c.refer(ctx, replicas))
+	twice, unread := c.refer(ctx, replicas)
+	return replicas, errors.Join(faults, session, twice), errors.Join(err, unread)
 }
 
-// refer notes which replicas' keys the columns of others refer to.
-func (c *Consumer) refer(ctx context.Context, replicas map[string]*replica) error {
+// refer notes which replicas' keys the columns of others refer to, and reports
+// tables that follow two entities under two spellings of their name.
+func (c *Consumer) refer(ctx context.Context, replicas map[string]*replica) (faults, err error) {
 	byTable := make(map[string]*replica, len(replicas))
 	references := make(map[*replica][]dialect.Reference)
-	for _, r := range replicas {
+	for _, id := range slices.Sorted(maps.Keys(replicas)) {
+		r := replicas[id]
 		if r.entity.handler != nil {
 			continue
 		}
 		identity, list, err := c.dialect.LoadReferences(ctx, c.db, r.Table)
 		if err != nil {
-			return fmt.Errorf("consumer: entity %q: %w", r.entity.id, err)
+			return nil, fmt.Errorf("consumer: entity %q: %w", id, err)
+		}
+		if other := byTable[identity]; other != nil {
+			faults = errors.Join(faults, fmt.Errorf("consumer: entity %q: table %s follows %q already, as %s: a table follows one entity only",
+				id, r.Table, other.entity.id, other.Table))
 		}
 		byTable[identity], references[r] = r, list
 	}
@@ -81,7 +88,7 @@ func (c *Consumer) refer(ctx context.Context, replicas map[string]*replica) erro
 			}
 		}
 	}
-	return nil
+	return faults, nil
 }
 
 // chosen returns the entities that this process consumes.

@@ -55,8 +55,8 @@ type Config struct {
 	// context has ended. Zero means 30 s.
 	DrainTimeout time.Duration
 	// TransactionTimeout bounds one attempt at a batch's transaction. An attempt
-	// that takes longer counts as an outage of the database: it is repeated, and
-	// no message pays for it. Zero means 1 min.
+	// that takes longer counts as an outage of the database: it is repeated with
+	// half of the messages at a time, and no message pays for it. Zero means 1 min.
 	TransactionTimeout time.Duration
 	// StatementTimeout bounds each statement that writes to a replica table and
 	// each of a handler's. One that takes longer is logged; a handler's counts as
@@ -177,8 +177,21 @@ func set[T comparable](field *T, value T) {
 // order the events of a row; [Consumer.Check] prints the lines that add them. When
 // the table is altered in a way that lets messages fit which did not, their next
 // attempts pass: its columns are read again when messages fail, every 10 s at most.
+//
+// It may have triggers. What one refuses fails as what a constraint refuses does;
+// a row that one changes or leaves out counts as applied. On SQLite, none may roll
+// back the transaction (RAISE(ROLLBACK), ON CONFLICT ROLLBACK).
+//
+// A message whose unique value another row still holds is tried again. Rows that
+// exchange such values need a constraint that is DEFERRABLE.
+//
+// A message that refers to a row of another table here is parked until that has
+// come; see [Config.MaxParked]. That is for foreign keys of one column. With those
+// of several it is tried again after its delay, as it is when another process has
+// applied the row referred to.
 type Table struct {
-	// Name is the table's name, with or without a schema.
+	// Name is the table's name, with or without a schema. Tombstones are filed under
+	// it as it is written here, so keep its spelling. A view will not do.
 	Name string
 	// Key is the column that holds the entity's key. It must be unique and not
 	// null. Empty means "id", or the first of Keys.

@@ -27,9 +27,19 @@ import (
 // It waits while the database or the broker is away, or the entity is paused. It
 // returns an error only when the message's context ends before, or when the
 // configuration is wrong, after a second's wait; the router then gives the message
-// back. Watermill's middlewares work around it, but what fails does not come to
-// Retry and PoisonQueue; to leave that to them, mount a function that calls
-// [Consumer.Apply] and returns [Outcome.Err].
+// back. It parks nothing: a message whose row refers to one that has not come is
+// sent again after its delay, which costs an attempt.
+//
+// Watermill's middlewares work around it, but what fails does not come to Retry and
+// PoisonQueue, nor a handler's panic to Recoverer: it costs the event an attempt. To
+// leave that to them, mount a function that calls [Consumer.Apply] and returns
+// [Outcome.Err]; a panic is a [PanicError] there. What they see of this function is
+// the end of the message's context, by Timeout or as the router closes, while it
+// waits. That says nothing about the message, so keep it out of the poison queue:
+//
+//	middleware.PoisonQueueWithFilter(publisher, "poison", func(err error) bool {
+//		return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+//	})
 //
 // Over watermill-amqp's subscriber, set its configuration's Marshaler to
 // rabbitmq.Marshaler: its own refuses what RabbitMQ has delayed. Without headers
@@ -56,8 +66,10 @@ func (c *Consumer) HandleMessage(msg *message.Message) error {
 
 // Apply applies one message and says what is to become of it, which is left to
 // the caller: a message that is [Retried], [Parked] or [Dead] was not applied, and no copy
-// of it was made. It waits while the database is away, for the transaction of
-// another message, or while the entity is paused.
+// of it was made. Parked means that its row refers to one that has not come; nothing
+// is kept here, so bring it again. A handler's panic is in [Outcome.Err], as a
+// [PanicError]. It waits while the database is away, for the transaction of another
+// message, or while the entity is paused.
 //
 // The error is about the call, not the message: ctx ended, or the configuration
 // is wrong.

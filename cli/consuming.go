@@ -94,6 +94,7 @@ const (
 	flagWorkers            = "workers"
 	flagMaxParked          = "max-parked"
 	flagStatementTimeout   = "statement-timeout"
+	flagTransactionTimeout = "transaction-timeout"
 	flagTombstoneRetention = "tombstone-retention"
 	flagDeadLetterTTL      = "dead-letter-ttl"
 	flagEntities           = "entities"
@@ -108,6 +109,7 @@ func consumeFlags(cmd *cobra.Command, cfg *consumer.Config) {
 	f.IntVar(&cfg.Workers, flagWorkers, 8, "`number` of handlers at a time, where a service's own binary has any")
 	f.IntVar(&cfg.MaxParked, flagMaxParked, 500, "`messages` that may wait for rows which theirs refer to")
 	f.DurationVar(&cfg.StatementTimeout, flagStatementTimeout, 0, "longest `time` for one statement (default: the transaction's minute)")
+	f.DurationVar(&cfg.TransactionTimeout, flagTransactionTimeout, time.Minute, "longest `time` for one attempt at a transaction; a longer one counts as an outage")
 	f.DurationVar(&cfg.TombstoneRetention, flagTombstoneRetention, 30*24*time.Hour, "`time` to remember deleted keys; longer than any message may live")
 	f.DurationVar(&cfg.DeadLetterTTL, flagDeadLetterTTL, 10*24*time.Hour, "`time` that the broker keeps dead letters")
 	f.StringSliceVar(&cfg.Entities, flagEntities, nil, "`names` of the only entities to follow here, with commas (default: all)")
@@ -118,6 +120,7 @@ func consumeFlags(cmd *cobra.Command, cfg *consumer.Config) {
 func checkConsumeFlags(cmd *cobra.Command, cfg *consumer.Config) error {
 	faults := []error{
 		atLeast(flagBatchSize, cfg.BatchSize, 1), atLeast(flagWorkers, cfg.Workers, 1), atLeast(flagMaxParked, cfg.MaxParked, 1),
+		atLeast(flagTransactionTimeout, cfg.TransactionTimeout, time.Millisecond),
 		atLeast(flagTombstoneRetention, cfg.TombstoneRetention, time.Millisecond), atLeast(flagDeadLetterTTL, cfg.DeadLetterTTL, time.Millisecond),
 		atLeast(flagDrain, cfg.DrainTimeout, time.Millisecond),
 	}
@@ -135,6 +138,7 @@ func overFile(cmd *cobra.Command, flags, file consumer.Config) consumer.Config {
 	put(given(flagWorkers), &file.Workers, flags.Workers)
 	put(given(flagMaxParked), &file.MaxParked, flags.MaxParked)
 	put(given(flagStatementTimeout), &file.StatementTimeout, flags.StatementTimeout)
+	put(given(flagTransactionTimeout), &file.TransactionTimeout, flags.TransactionTimeout)
 	put(given(flagTombstoneRetention), &file.TombstoneRetention, flags.TombstoneRetention)
 	put(given(flagDeadLetterTTL), &file.DeadLetterTTL, flags.DeadLetterTTL)
 	put(given(flagEntities), &file.Entities, flags.Entities)

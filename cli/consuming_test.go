@@ -28,7 +28,7 @@ replicas: {a: {table: t, only_direct_syncs: true}, b: {table: u}}
 		DeadLetterTTL: 240 * time.Hour, TombstoneRetention: 750 * time.Hour, Entities: []string{"b"}, Ignore: []string{"y"},
 	}
 	given := consumer.Config{
-		BatchSize: 7, Workers: 2, MaxParked: 5, StatementTimeout: 5 * time.Second, TransactionTimeout: 30 * time.Second,
+		BatchSize: 7, Workers: 2, MaxParked: 5, StatementTimeout: 5 * time.Second, TransactionTimeout: 20 * time.Second,
 		DeadLetterTTL: time.Hour, TombstoneRetention: 2000 * time.Hour, Entities: []string{"a", "b"}, Ignore: []string{"z"},
 	}
 	tests := map[string]struct {
@@ -39,7 +39,7 @@ replicas: {a: {table: t, only_direct_syncs: true}, b: {table: u}}
 		"neither": {"queue: q\nreplicas: {a: {table: t}, b: {table: u}}", nil, consumer.Config{}},
 		"file":    {content, nil, inFile},
 		"both": {content, []string{
-			"--batch-size=7", "--workers=2", "--max-parked=5", "--statement-timeout=5s", "--dead-letter-ttl=1h", "--tombstone-retention=2000h",
+			"--batch-size=7", "--workers=2", "--max-parked=5", "--statement-timeout=5s", "--transaction-timeout=20s", "--dead-letter-ttl=1h", "--tombstone-retention=2000h",
 			"--entities=a,b", "--ignore=z",
 		}, given},
 	}

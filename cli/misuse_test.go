@@ -88,8 +88,8 @@ func TestMisuse(t *testing.T) {
 		},
 		"run's duration without a unit": {"run --lease 10" + both, []string{"--lease", "10"}},
 		"consume's numbers":             {"consume --config x --batch-size -5 --drain 0s" + both, []string{"--batch-size is -5: use 1 or more", "--drain is 0s"}},
-		"consume's other settings": {"consume --config x --workers 0 --max-parked -1 --statement-timeout 0s --tombstone-retention 0s --dead-letter-ttl -1s" + both, []string{
-			"--workers is 0: use 1 or more", "--max-parked is -1", "--statement-timeout is 0s: use 1ms or more", "--tombstone-retention is 0s", "--dead-letter-ttl is -1s",
+		"consume's other settings": {"consume --config x --workers 0 --max-parked -1 --statement-timeout 0s --transaction-timeout 0s --tombstone-retention 0s --dead-letter-ttl -1s" + both, []string{
+			"--workers is 0: use 1 or more", "--max-parked is -1", "--statement-timeout is 0s: use 1ms or more", "--transaction-timeout is 0s: use 1ms or more", "--tombstone-retention is 0s", "--dead-letter-ttl is -1s",
 		}},
 		"demo's flags": {
 			"demo --for -1s --rate -3 --log-level loud --replica-url oracle://user:" + secret + "@host --database-url x --broker-url kafka://user:" + secret + "@host",

@@ -210,7 +210,7 @@ func (r *runner) receive(msg *message.Message) (*incoming, error) {
 // the database is away; when ctx ends meanwhile, the messages go back.
 func (r *runner) handle(ctx context.Context, b *batch) {
 	for _, rej := range b.rejects {
-		r.settler.bury(rej.msg, rej.entity, rej.cause.reason, rej.cause.err) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+		r.settler.bury(rej.msg, nil, rej.entity, rej.cause.reason, rej.cause.err) //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 	}
 	if len(b.unfit) > 0 && r.reread(r.work) { //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
 		for _, f := range b.unfit {

@@ -27,7 +27,8 @@ const (
 // Config says how a [Consumer] works. Only Queue is required.
 type Config struct {
 	// Queue is the name of the replica service's queue, the same in all its
-	// processes.
+	// processes. All that share one declare the same entities: another set needs a
+	// queue of its own.
 	Queue string
 	// Dialect is the database's. The zero value asks the driver.
 	Dialect Dialect

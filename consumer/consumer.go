@@ -52,7 +52,10 @@
 // other foreign key is satisfied by retries.
 //
 // Everything in the package may be used from several goroutines. Several
-// processes may run a consumer of one queue and share the work.
+// processes may run a consumer of one queue and share the work. They must declare
+// the same entities: a message goes to any of them, and one that does not know its
+// entity makes a dead letter of it, for all. Another set of entities needs a queue
+// of its own.
 package consumer
 
 import (
@@ -60,6 +63,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -186,6 +190,9 @@ func (c *Consumer) register(call string, e *entity, faults []error) error {
 		if other.id == e.id {
 			faults = append(faults, fmt.Errorf("consumer: %s %q: the CQRS ID is registered already", call, e.id))
 		}
+	}
+	if slices.Contains(c.cfg.Ignore, e.id) {
+		faults = append(faults, fmt.Errorf("consumer: %s %q: Config.Ignore has it, too: take it out of either", call, e.id))
 	}
 	e.policy.setDefaults()
 	if err := errors.Join(append(faults, c.compareRetention(call, e))...); err != nil {

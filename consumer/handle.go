@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -97,7 +98,8 @@ type HandlerOptions struct {
 // until it returns; that is logged. A Run that ends waits for it no longer than
 // its drain.
 //
-// Handle must be called before Run; ErrRunning otherwise. All faults are reported
+// T is a struct, a map or json.RawMessage, without a time.Time in it: [event.Time]
+// reads what masters send. Handle must be called before Run; ErrRunning otherwise. All faults are reported
 // at once. At most one HandlerOptions may be given.
 func Handle[T any](c *Consumer, cqrsID string, fn func(ctx context.Context, tx Tx, ev Event[T]) error, options ...HandlerOptions) error {
 	h := &handler{call: func(ctx context.Context, tx Tx, in *incoming, kind Kind) error {
@@ -107,7 +109,7 @@ func Handle[T any](c *Consumer, cqrsID string, fn func(ctx context.Context, tx T
 		}
 		return fn(ctx, tx, ev)
 	}}
-	return c.handle("Handle", cqrsID, fn == nil, h, options)
+	return c.handle("Handle", cqrsID, fn == nil, dataFault(reflect.TypeFor[T]()), h, options)
 }
 
 // HandleNoDB registers a function as [Handle] does, without a transaction and
@@ -123,7 +125,7 @@ func HandleNoDB[T any](c *Consumer, cqrsID string, fn func(ctx context.Context, 
 		}
 		return fn(ctx, ev)
 	}}
-	return c.handle("HandleNoDB", cqrsID, fn == nil, h, options)
+	return c.handle("HandleNoDB", cqrsID, fn == nil, dataFault(reflect.TypeFor[T]()), h, options)
 }
 
 // handler is what was registered, without its type.
@@ -134,7 +136,7 @@ type handler struct {
 	call    func(ctx context.Context, tx Tx, in *incoming, kind Kind) error
 }
 
-func (c *Consumer) handle(call, cqrsID string, missing bool, h *handler, options []HandlerOptions) error {
+func (c *Consumer) handle(call, cqrsID string, missing bool, data error, h *handler, options []HandlerOptions) error {
 	var faults []error
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("consumer: %s %q: "+format, append([]any{call, cqrsID}, args...)...))
@@ -144,6 +146,9 @@ func (c *Consumer) handle(call, cqrsID string, missing bool, h *handler, options
 	}
 	if missing {
 		fault("the function is nil")
+	}
+	if data != nil {
+		fault("%w", data)
 	}
 	var o HandlerOptions
 	switch len(options) {

@@ -52,7 +52,7 @@ func (s *settler) fail(f failure) {
 	in.traceError(f.err)
 	d := in.decide(f.err, s.cfg.Now())
 	if d.reason != "" {
-		s.bury(in.msg, in.ev.CQRSID, d.reason, f.err)
+		s.bury(in.msg, in, in.ev.CQRSID, d.reason, f.err)
 		return
 	}
 	s.retry(in, d.delay, f.err)
@@ -67,14 +67,18 @@ func (in *incoming) decide(err error, now time.Time) fate {
 }
 
 // bury sends a message to the dead letters, its body byte for byte.
-func (s *settler) bury(msg *message.Message, entity, reason string, cause error) {
+// in is nil where it could not be read.
+func (s *settler) bury(msg *message.Message, in *incoming, entity, reason string, cause error) {
 	letter := s.letter(msg, reason, cause)
 	topic := event.DirectTopic(event.DeadLetterQueue(s.cfg.Queue), entity)
-	s.logDead(entity, reason, cause)
+	s.logDead(in, entity, reason, cause)
 	s.settle(msg, 0, func(context.Context) error { return s.broker.Publish(topic, letter) }, func(st *Stats) { st.Dead++ })
 }
 
-func (r *runner) logDead(entity, reason string, cause error) {
+func (r *runner) logDead(in *incoming, entity, reason string, cause error) {
+	if in != nil {
+		entity = in.String() // with its key
+	}
 	r.log.Warn("dead letter", logEntity, entity, logReason, reason, logError, oneLine(cause.Error(), maxHeaderError))
 }
 

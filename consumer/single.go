@@ -261,7 +261,7 @@ func (r *runner) settleOne(ctx context.Context, msg *message.Message, in *incomi
 	switch o.Result {
 	case Dead:
 		letter, topic := r.letter(msg, o.Reason, o.Err), event.DirectTopic(event.DeadLetterQueue(r.cfg.Queue), entity)
-		r.logDead(entity, o.Reason, o.Err)
+		r.logDead(in, entity, o.Reason, o.Err)
 		sent = s.persist(func(context.Context) error { return r.broker.Publish(topic, letter) }) //nolint:contextcheck // the runner's work is ctx
 	case Retried, Parked:
 		r.logRetry(in, o.Delay, o.Err)

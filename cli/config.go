@@ -94,7 +94,10 @@ func (d duration) read() (time.Duration, error) {
 		return 0, nil
 	}
 	t, err := time.ParseDuration(string(d))
-	if err != nil || t <= 0 {
+	if err == nil && t <= 0 {
+		return 0, fmt.Errorf("is %q: use a time above zero, or leave it out", string(d))
+	}
+	if err != nil {
 		return 0, fmt.Errorf("is %q: use a time with its unit, such as 2s, 5m or 24h", string(d))
 	}
 	return t, nil

@@ -29,7 +29,7 @@ func TestConfigFile(t *testing.T) {
 		"version in fields":       {"entities:\n  account: {table: t, fields: [id, cqrs_revision]}\n", []string{`entity account: field "cqrs_revision" is always sent: leave it out`}},
 		"ttl without unit":        {"entities:\n  account: {table: t, ttl: 60}\n", []string{`entities: account: ttl is "60": use a time with its unit, such as 2s`}},
 		"ttl below a second":      {"entities:\n  account: {table: t, ttl: 100ms}\n", []string{"entity account: TTL is 100ms: use whole seconds"}},
-		"ttl negative":            {"entities:\n  account: {table: t, ttl: -1h}\n", []string{`entities: account: ttl is "-1h"`}},
+		"ttl negative":            {"entities:\n  account: {table: t, ttl: -1h}\n", []string{`entities: account: ttl is "-1h": use a time above zero`}},
 		"where of two statements": {"entities:\n  a: {table: t, where: 'id > 0; DROP TABLE t'}\n", []string{"entity a: Where: ';' has no place in a condition"}},
 		"unknown leave":           {"entities:\n  a: {table: t, leave: loudly}\n", []string{`entity a: Leave is "loudly": use delete or silent`}},
 		"unknown decimals":        {"entities:\n  a: {table: t, decimals: float, non_finite: zero}\n", []string{`Decimals is "float": use number or string`, `NonFinite is "zero": use null or error`}},

@@ -47,7 +47,7 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 		table, err := c.dialect.LoadTable(ctx, c.db, e.table.Name)
 		switch {
 		case errors.Is(err, dialect.ErrNoTable):
-			faults = errors.Join(faults, fmt.Errorf("consumer: entity %q: %w: create it, or correct Table.Name", e.id, err))
+			faults = errors.Join(faults, fmt.Errorf("consumer: entity %q: %w: create it, or correct the declared name of the table", e.id, err))
 		case err != nil:
 			return nil, nil, fmt.Errorf("consumer: entity %q: %w", e.id, err)
 		default:
@@ -209,32 +209,41 @@ func (c *Consumer) compare(e *entity, table *dialect.Table) error {
 func (c *Consumer) compareKey(e *entity, table *dialect.Table, written map[string]bool, fault func(format string, args ...any)) {
 	switch key := table.Column(e.table.Key); {
 	case key == nil && !written[e.table.Key]: // else reported above
-		fault("there is no key column %s: set Table.Key to one of %s", e.table.Key, strings.Join(table.ColumnNames(), ", "))
+		fault("there is no key column %s: make the key one of %s", e.table.Key, strings.Join(table.ColumnNames(), ", "))
 	case key == nil:
 	case !key.Unique:
-		fault("key column %s is not unique by itself: CREATE UNIQUE INDEX %s ON %s (%s);", key.Name,
-			c.dialect.QuoteColumn("lockstep_"+key.Name), c.dialect.Quote(table.Name), c.dialect.QuoteColumn(key.Name))
+		remedy := ""
+		if primary := primaryKey(table); len(primary) > 1 {
+			remedy = fmt.Sprintf(" or, if the master's key has them too, declare all columns of the primary key: key: [%s]", strings.Join(primary, ", "))
+		}
+		fault("key column %s is not unique by itself: CREATE UNIQUE INDEX %s ON %s (%s);%s", key.Name,
+			c.dialect.QuoteColumn("lockstep_"+key.Name), c.dialect.Quote(table.Name), c.dialect.QuoteColumn(key.Name), remedy)
 	case !key.NotNull:
 		fault("key column %s may be null: declare it NOT NULL", key.Name)
 	}
 }
 
-// compareKeys checks a composite key.
-func (c *Consumer) compareKeys(e *entity, table *dialect.Table, fault func(format string, args ...any)) {
-	var primary []string
+// primaryKey returns the names of the table's primary key columns.
+func primaryKey(table *dialect.Table) (names []string) {
 	for _, column := range table.Columns {
 		if column.PrimaryKey > 0 {
-			primary = append(primary, column.Name)
+			names = append(names, column.Name)
 		}
 	}
+	return names
+}
+
+// compareKeys checks a composite key.
+func (c *Consumer) compareKeys(e *entity, table *dialect.Table, fault func(format string, args ...any)) {
+	primary := primaryKey(table)
 	for _, name := range e.table.Keys {
 		if table.Column(name) == nil {
-			fault("there is no key column %s: set Table.Keys to some of %s", name, strings.Join(table.ColumnNames(), ", "))
+			fault("there is no key column %s: make the key some of %s", name, strings.Join(table.ColumnNames(), ", "))
 			return
 		}
 	}
 	if !slices.Equal(slices.Sorted(slices.Values(primary)), slices.Sorted(slices.Values(e.table.Keys))) {
-		fault("its primary key is (%s), and Table.Keys are %s: make them the same", strings.Join(primary, ", "), strings.Join(e.table.Keys, ", "))
+		fault("its primary key is (%s), and the declared key is (%s): make them the same", strings.Join(primary, ", "), strings.Join(e.table.Keys, ", "))
 	}
 }
 

@@ -90,9 +90,9 @@ func TestCheckFaults(t *testing.T) {
 		err = c.Check(t.Context())
 		requireFaults(t, err,
 			"run `relay migrate up`, or migrations.Up",
-			`entity "a": table absent: no such table: create it, or correct Table.Name`,
+			`entity "a": table absent: no such table: create it, or correct the declared name of the table`,
 			`entity "b": table plain: columns cqrs_revision and cqrs_updated are missing:`+"\n"+add,
-			`entity "c": table half: there is no key column nr: set Table.Key to one of id, cqrs_revision`,
+			`entity "c": table half: there is no key column nr: make the key one of id, cqrs_revision`,
 			`entity "c": table half: column cqrs_updated is missing:`+"\n"+addOne,
 			`entity "d": table wrong: field "total" goes to column sum, which the database generates`,
 			`entity "d": table wrong: field "x" goes to column gone, which does not exist; there are id, code, fixed, sum, cqrs_revision, cqrs_updated`,

@@ -61,6 +61,30 @@ func TestCompositeKeys(t *testing.T) {
 	})
 }
 
+// TestKeysInAnotherOrder: a DELETE finds its row, and its tombstone the late
+// events, also where the key is declared in another order than the primary key's.
+func TestKeysInAnotherOrder(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		r := seatRig(t, d)
+		r = rigOn(t, r.db, map[string]Table{"seat": {
+			Name: "seat_ref", Keys: []string{"number", "row"}, Columns: map[string]string{"line": "row", "number": "number", "holder": "holder"},
+		}})
+		for _, m := range []*message.Message{
+			seat("SAVE", `"a"`, "1", "one", 1), seat("SAVE", `"b"`, "1", "two", 1), seat("SAVE", `"a"`, "1", "uno", 2),
+			seat("DELETE", `"b"`, "1", "", 2), seat("SAVE", `"b"`, "1", "late", 1),
+		} {
+			if res := r.batch(t, m); len(res.failures) > 0 {
+				t.Fatal(res.failures[0].err)
+			}
+		}
+		want := []string{"row=a number=1 holder=uno cqrs_revision=2"}
+		if diff := cmp.Diff(want, dump(t, r.db, `SELECT "row", number, holder, cqrs_revision FROM seat_ref`)); diff != "" {
+			t.Errorf("rows (-want +have):\n%s", diff)
+		}
+	})
+}
+
 // TestCompositeMisfits: a message without a part of its key, or that violates a
 // constraint, fails alone.
 func TestCompositeMisfits(t *testing.T) {
@@ -93,7 +117,7 @@ func TestCompositeCheck(t *testing.T) {
 			"there is no key column x": {Keys: []string{"a", "x"}},
 			"both set":                 {Key: "a", Keys: []string{"b", "a"}},
 			"twice":                    {Keys: []string{"a", "a"}},
-			"not unique by itself":     {Key: "a"},
+			"declare all columns of the primary key: key: [a, b]": {Key: "a"},
 		} {
 			table.Name = "seat_ref"
 			c, err := New(db, newTestBroker(), Config{Queue: "replica"})

@@ -64,7 +64,7 @@ func read(replicas map[string]*replica, msg *message.Message, now time.Time) (*i
 	}
 	to, ok := replicas[ev.CQRSID]
 	if !ok {
-		return nil, &rejection{reasonUnknown, fmt.Errorf("consumer: no replica of %.60q here", ev.CQRSID), ev.CQRSID}
+		return nil, &rejection{reasonUnknown, nobodyFollows(ev), ev.CQRSID}
 	}
 	in := &incoming{msg: msg, ev: ev, to: to}
 	if rejected := in.expired(now); rejected != nil {
@@ -77,6 +77,17 @@ func read(replicas map[string]*replica, msg *message.Message, now time.Time) (*i
 		return in, in.readHandled()
 	}
 	return in, in.readData()
+}
+
+// nobodyFollows says what can be done about a message for a replica that is not here.
+func nobodyFollows(ev event.Event) error {
+	key, ok := event.Text(ev.Key)
+	if !ok {
+		key = string(ev.Key)
+	}
+	return fmt.Errorf("consumer: nothing here follows %.60q, of which the event of key %.60q came: declare what follows it; "+
+		"or ignore it (Config.Ignore, --ignore) and take the queue's binding to its topic away; "+
+		"or give this service a queue of its own, if another one shares the queue", ev.CQRSID, key)
 }
 
 // expired says that a message is of no use any more; nil means that it is.

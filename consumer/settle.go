@@ -75,9 +75,14 @@ func (s *settler) bury(msg *message.Message, in *incoming, entity, reason string
 	s.settle(msg, 0, func(context.Context) error { return s.broker.Publish(topic, letter) }, func(st *Stats) { st.Dead++ })
 }
 
+// maxLoggedEntity bounds what a stranger calls itself.
+const maxLoggedEntity = 60
+
 func (r *runner) logDead(in *incoming, entity, reason string, cause error) {
 	if in != nil {
 		entity = in.String() // with its key
+	} else if rejected := (*rejection)(nil); errors.As(cause, &rejected) && rejected.entity != "" {
+		entity = oneLine(rejected.entity, maxLoggedEntity) // none of ours, and so not in any topic
 	}
 	r.log.Warn("dead letter", logEntity, entity, logReason, reason, logError, oneLine(cause.Error(), maxHeaderError))
 }

@@ -182,5 +182,5 @@ func notMigrated(err error) error {
 }
 
 func (ob *Outbox) unknown(id string) error {
-	return fmt.Errorf("outbox: %w %q: add it to Config.Entities, which has %s", ErrUnknownEntity, id, strings.Join(ob.names, ", "))
+	return fmt.Errorf("outbox: %w %q: declare it, or correct the name; declared are %s", ErrUnknownEntity, id, strings.Join(ob.names, ", "))
 }

@@ -118,7 +118,7 @@ func readConfig(path string) (*configFile, error) {
 	defer func() { _ = f.Close() }()
 	decoder := yaml.NewDecoder(f, yaml.Strict())
 	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		return nil, misusef("%s: %s", path, strings.TrimSpace(yaml.FormatError(err, false, true)))
+		return nil, misusef("%s: %s", path, strings.TrimSpace(explainYAML(err)))
 	}
 	var faults []error
 	for _, err := range []error{file.checkQueue(), file.declareEntities(), file.declareReplicas()} {

@@ -18,6 +18,8 @@ func TestConfigFile(t *testing.T) {
 	}{
 		"not YAML":                {"queue: [", []string{"[1:8]"}},
 		"another shape":           {"queue: q\nreplicas: account\n", []string{"[2:11]", "mapping is expected"}},
+		"list for a text":         {"queue: [a]\n", []string{"[1:8] use a text here"}},
+		"text for a number":       {"queue: q\nconsume: {workers: x}\nreplicas: {a: {table: t}}\n", []string{"[2:20] use a whole number here"}},
 		"unknown key":             {"quee: billing\n", []string{`[1:1] unknown field "quee"`}},
 		"unknown key, deeper":     {"queue: q\nreplicas:\n  account: {table: t, colums: {id: id}}\n", []string{`[3:23] unknown field "colums"`}},
 		"entity twice":            {"entities:\n  account: {table: a}\n  account: {table: b}\n", []string{`[3:3]`, `"account" already defined at [2:3]`}},

@@ -76,7 +76,9 @@ func opened[B Broker](b B, err error) (Broker, error) {
 // cannot be told where the password is.
 func quoted(rawURL string) string {
 	u, err := url.Parse(rawURL)
-	if err != nil || u.Host == "" || strings.Contains(rawURL, ",") {
+	_, rest, _ := strings.Cut(rawURL, "://")
+	end := strings.IndexAny(rest, "/?#")
+	if err != nil || u.Host == "" || strings.Contains(rawURL, ",") || end >= 0 && strings.Contains(rest[end:], "@") {
 		return ""
 	}
 	u.RawQuery, u.Fragment = "", ""

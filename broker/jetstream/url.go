@@ -73,6 +73,10 @@ func parseServers(raw string, cfg *Config) (target, error) {
 	}
 	var servers []string
 	for i, part := range strings.Split(raw, ",") {
+		_, rest, _ := strings.Cut(part, "://")
+		if end := strings.IndexAny(rest, "/?#"); end >= 0 && strings.Contains(rest[end:], "@") { // a part of a password would be the host
+			return target{}, fmt.Errorf("jetstream: url: server %d cannot be read; reserved characters in the user name and the password must be percent-encoded", i+1)
+		}
 		u, err := url.Parse(strings.TrimSpace(part))
 		if err != nil || u.Host == "" || (u.Scheme != "nats" && u.Scheme != "tls") {
 			return target{}, fmt.Errorf("jetstream: url: server %d is malformed, want nats://host:port or tls://host:port", i+1)

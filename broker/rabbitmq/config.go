@@ -145,8 +145,11 @@ func parseURLs(raw string, cfg Config) (dials []string, address string, _ Config
 // and the configuration with the URL's parameters in it.
 func parseURL(raw string, cfg Config) (dial, address string, _ Config, _ error) {
 	u, err := url.Parse(raw)
-	if err != nil {
-		// url.Parse quotes what it could not read, which may be a part of the password.
+	_, rest, _ := strings.Cut(raw, "://")
+	i := strings.IndexAny(rest, "/?#")
+	if cut := i >= 0 && strings.Contains(rest[i:], "@"); err != nil || cut {
+		// url.Parse quotes what it could not read, and takes what stands before a bare
+		// / ? or # for the host: either may be a part of the password.
 		return "", "", cfg, errors.New("the URL cannot be read; " +
 			"reserved characters in the user name and the password must be percent-encoded")
 	}

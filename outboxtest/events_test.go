@@ -25,7 +25,7 @@ func onEach(t *testing.T, test func(t *testing.T, tx *outbox.Tx)) {
 	for _, d := range []struct {
 		dialect outbox.Dialect
 		open    func(testing.TB) (*sql.DB, string)
-	}{{outbox.Postgres, testdb.Postgres}, {outbox.SQLite, testdb.SQLite}} {
+	}{{outbox.Postgres, testdb.Postgres}, {outbox.MySQL, testdb.MariaDB}, {outbox.SQLite, testdb.SQLite}} {
 		t.Run(string(d.dialect), func(t *testing.T) {
 			t.Parallel()
 			db, _ := d.open(t)
@@ -245,7 +245,9 @@ func TestValuesAreComparedAsJSON(t *testing.T) {
 // events that a test sees, as it is in those of a commit.
 func TestFlushHasTheContextOfTheTransaction(t *testing.T) {
 	t.Parallel()
-	for dialect, open := range map[outbox.Dialect]func(testing.TB) (*sql.DB, string){outbox.Postgres: testdb.Postgres, outbox.SQLite: testdb.SQLite} {
+	for dialect, open := range map[outbox.Dialect]func(testing.TB) (*sql.DB, string){
+		outbox.Postgres: testdb.Postgres, outbox.MySQL: testdb.MariaDB, outbox.SQLite: testdb.SQLite,
+	} {
 		t.Run(string(dialect), func(t *testing.T) {
 			t.Parallel()
 			db, _ := open(t)

@@ -4,10 +4,12 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/go-sql-driver/mysql"
 	"github.com/google/uuid"
 
 	"github.com/lockstep-go/lockstep/consumer"
@@ -49,6 +51,39 @@ func oddSessions(t testing.TB) (*sql.DB, string) {
 	return db, dsn
 }
 
+// utcSessions opens MariaDB as a replica with timestamps has to: in UTC.
+func utcSessions(t testing.TB) (*sql.DB, string) {
+	t.Helper()
+	return mariaDBWith(t, func(*mysql.Config) {})
+}
+
+// textProtocol opens MariaDB so that values come as texts, and times as Go's.
+func textProtocol(t testing.TB) (*sql.DB, string) {
+	t.Helper()
+	return mariaDBWith(t, func(cfg *mysql.Config) { cfg.InterpolateParams, cfg.ParseTime = true, true })
+}
+
+func mariaDBWith(t testing.TB, set func(*mysql.Config)) (*sql.DB, string) {
+	t.Helper()
+	_, dsn := testdb.MariaDB(t)
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Params["time_zone"] = "'+00:00'"
+	set(cfg)
+	dsn = cfg.FormatDSN()
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db, dsn
+}
+
+// oddly opens databases with other settings.
+var oddly = map[outbox.Dialect]func(testing.TB) (*sql.DB, string){outbox.Postgres: oddSessions, outbox.MySQL: textProtocol}
+
 var typesDialects = []typesDialect{
 	{
 		dialect: outbox.Postgres, open: testdb.Postgres, text: `{column}::text`,
@@ -75,6 +110,42 @@ var typesDialects = []typesDialect{
 			{"text", `repeat('é😀', 5000)`, `"` + strings.Repeat("é😀", 5000) + `"`, "same"},
 			{"bytea", `decode(repeat('fb', 60), 'hex')`, `"` + strings.Repeat("+/v7", 20) + `"`, "same"},
 			{"bytea", `''`, `""`, "same"},
+		},
+	},
+	{
+		dialect: outbox.MySQL, open: utcSessions, text: `HEX(CAST({column} AS BINARY))`,
+		extra: []typed{
+			{"bigint AS (id * 0 + 7) STORED", `DEFAULT`, `7`, "same"},
+			{"varchar(9) AS (concat('x', id * 0)) VIRTUAL", `DEFAULT`, `"x0"`, "same"},
+			{"int(6) zerofill", `7`, `7`, "same"},
+			{"decimal(8,2) zerofill", `1.5`, `1.50`, "same"},
+			{"decimal(8,2) zerofill", `0`, `0.00`, "same"},
+			{"double(8,2) zerofill", `1.5`, `1.5`, "same"},
+			{"year", `0`, `0`, "same"},
+			{"tinyint(1)", `-1`, `-1`, "same"},
+			{"tinyint(1) unsigned", `1`, `true`, "same"},
+			{"bit(64)", `~0`, `18446744073709551615`, "same"},
+			{"bit(1)", `0`, `false`, "same"},
+			{"double", `-1.7976931348623157e308`, `-1.7976931348623157e+308`, "same"},
+			{"float", `16777217`, `1.6777216e+07`, "same"},
+			{"float", `3.4028234663852886e38`, `3.4028234663852886e+38`, "same"},
+			{"float", `0.1`, `0.1`, "same"},
+			{"decimal(5,0)", `-0`, `0`, "same"},
+			{"datetime(3)", `'9999-12-31 23:59:59.999'`, `"9999-12-31 23:59:59.999000"`, "same"},
+			{"timestamp", `FROM_UNIXTIME(1)`, `"1970-01-01 00:00:01.000000+00:00"`, "same"},
+			{"time(1)", `'-00:00:00.5'`, `"-00:00:00.5"`, "same"},
+			{"varchar(9) CHARACTER SET latin1", `'é€'`, `"é€"`, "same"},
+			{"text CHARACTER SET utf16", `'é😀'`, `"é😀"`, "same"},
+			{"char(3) COLLATE utf8mb4_bin", `'x '`, `"x"`, "same"},
+			{"varchar(9)", `'x '`, `"x "`, "same"},
+			{"text", `'a\\b\n\0'`, `"a\\b\n\u0000"`, "same"},
+			{"mediumtext", `repeat('é😀', 5000)`, `"` + strings.Repeat("é😀", 5000) + `"`, "same"},
+			{"blob", `''`, `""`, "same"},
+			{"longblob", `unhex(repeat('fb', 60))`, `"` + strings.Repeat("+/v7", 20) + `"`, "same"},
+			{"enum('sad','very \"happy\"') CHARACTER SET latin1", `'very "happy"'`, `"very \"happy\""`, "same"},
+			{"set('a','b')", `''`, `""`, "same"},
+			{"json", `'[18446744073709551616, 1.50, "é"]'`, `[18446744073709551616, 1.50, "é"]`, "same"},
+			{"inet6", `'::ffff:10.0.0.1'`, `"::ffff:10.0.0.1"`, "same"},
 		},
 	},
 	{
@@ -120,9 +191,14 @@ func documentedValues(t *testing.T, d outbox.Dialect) (all []typed) {
 // of the same type as it says: in a new row and in one that is changed.
 func TestColumnTypes(t *testing.T) {
 	t.Parallel()
-	odd := typesDialects[0]
-	odd.odd, odd.open = true, oddSessions
-	for _, d := range append(typesDialects, odd) {
+	all := slices.Clone(typesDialects)
+	for _, d := range typesDialects {
+		if open := oddly[d.dialect]; open != nil {
+			d.odd, d.open = true, open
+			all = append(all, d)
+		}
+	}
+	for _, d := range all {
 		t.Run(fmt.Sprintf("%s odd=%v", d.dialect, d.odd), func(t *testing.T) {
 			t.Parallel()
 			newTypesRig(t, d, append(documentedValues(t, d.dialect), d.extra...)).check(t)
@@ -147,6 +223,9 @@ func newTypesRig(t *testing.T, d typesDialect, values []typed) *typesRig {
 	columns := ""
 	for i, v := range values {
 		columns += fmt.Sprintf(", v%d %s", i, v.columnType)
+		if strings.HasPrefix(v.columnType, "timestamp") { // which older MariaDBs take for NOT NULL
+			columns += " NULL"
+		}
 	}
 	for _, db := range []*sql.DB{r.master, r.replica} {
 		if _, err := migrations.Up(t.Context(), db, d.dialect); err != nil {
@@ -181,7 +260,9 @@ func (r *typesRig) check(t *testing.T) {
 	for i, v := range r.values {
 		literals.WriteString(", " + v.value)
 		fmt.Fprintf(&sets, ", v%d = %s", i, v.value)
-		fmt.Fprintf(&nulls, ", v%d = NULL", i)
+		if v.value != generated {
+			fmt.Fprintf(&nulls, ", v%d = NULL", i)
+		}
 	}
 	r.change(t, 1, `INSERT INTO samples VALUES (1`+literals.String()+`, 0, `+versionDefault[r.dialect]+`)`)
 	r.compare(t, 1, "in a new row")
@@ -190,15 +271,18 @@ func (r *typesRig) check(t *testing.T) {
 	r.compare(t, 2, "in a changed row")
 	r.change(t, 1, `UPDATE samples SET id = 1`+nulls.String()+` WHERE id = 1`)
 	for i, v := range r.values {
-		if have := r.textOf(t, r.replica, 1, i); have.Valid && !strings.HasPrefix(have.String, "null") {
+		if have := r.textOf(t, r.replica, 1, i); v.value != generated && have.Valid && !strings.HasPrefix(have.String, "null") {
 			t.Errorf("%s: %s was set to NULL, the replica holds %s", v.columnType, v.value, have.String)
 		}
 	}
 }
 
+// generated stands for the value that a generated column has of itself.
+const generated = "DEFAULT"
+
 // versionDefault is a value for cqrs_updated.
 var versionDefault = map[outbox.Dialect]string{
-	outbox.Postgres: `now()`, outbox.SQLite: `'2026-01-02 03:04:05.000000+00:00'`,
+	outbox.Postgres: `now()`, outbox.MySQL: `UTC_TIMESTAMP(6)`, outbox.SQLite: `'2026-01-02 03:04:05.000000+00:00'`,
 }
 
 // change runs a statement and delivers its event.
@@ -279,7 +363,11 @@ func (r *typesRig) nullText() sql.NullString {
 
 func (r *typesRig) textOf(t *testing.T, db *sql.DB, key, i int) (text sql.NullString) {
 	t.Helper()
-	query := fmt.Sprintf(`SELECT %s FROM samples WHERE id = %d`, strings.ReplaceAll(r.text, "{column}", fmt.Sprintf("v%d", i)), key)
+	column := fmt.Sprintf("v%d", i)
+	if r.values[i].columnType == "float" { // whose text has fewer digits than the number
+		column = "(" + column + " + 0e0)"
+	}
+	query := fmt.Sprintf(`SELECT %s FROM samples WHERE id = %d`, strings.ReplaceAll(r.text, "{column}", column), key)
 	if err := db.QueryRowContext(t.Context(), query).Scan(&text); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}

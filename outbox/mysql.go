@@ -259,14 +259,19 @@ func appendMySQLValue(dst []byte, value any, c dialect.Column, decimalText bool)
 		return append(dst, "null"...), nil
 	}
 	text := mysqlText(value)
+	if strings.Contains(c.Type, "zerofill") {
+		text = withoutZeros(text)
+	}
 	switch c.Base {
 	case "tinyint", "bit":
 		if isBool := strings.HasPrefix(c.Type, "tinyint(1)") || c.Type == "bit(1)"; isBool && (text == "0" || text == "1") {
 			return strconv.AppendBool(dst, text == "1"), nil
 		}
 		return append(dst, text...), nil
-	case "smallint", "mediumint", "int", "bigint", "year":
+	case "smallint", "mediumint", "int", "bigint":
 		return append(dst, text...), nil
+	case "year":
+		return append(dst, withoutZeros(text)...), nil
 	case "decimal":
 		if decimalText {
 			return event.AppendString(dst, text), nil
@@ -297,6 +302,15 @@ func appendMySQLValue(dst []byte, value any, c dialect.Column, decimalText bool)
 		return nil, errNotText
 	}
 	return event.AppendString(dst, text), nil
+}
+
+// withoutZeros drops the zeros in front of a number, which JSON does not have.
+func withoutZeros(text string) string {
+	digits := strings.TrimLeft(text, "0")
+	if digits == "" || digits[0] == '.' {
+		return "0" + digits
+	}
+	return digits
 }
 
 // zeroTime reports whether a value is one of MySQL's dates that are none, such as
@@ -333,11 +347,10 @@ func appendMySQLFloat(dst []byte, text string, single bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	bits := 64
-	if single && math.Abs(f) <= math.MaxFloat32 {
-		bits = 32
+	if single && math.Abs(f) < 3.402823e38 { // beyond, fewer digits are more than a float holds, which MySQL refuses
+		return strconv.AppendFloat(dst, f, 'g', -1, 32), nil
 	}
-	return strconv.AppendFloat(dst, f, 'g', -1, bits), nil
+	return strconv.AppendFloat(dst, f, 'g', -1, 64), nil
 }
 
 // unixTime reads seconds since 1970 with their fraction.

@@ -102,9 +102,10 @@ func (f refusal) run(t *testing.T) {
 	run.awaitAcked(t, 1)
 
 	end := f.refuse(t, other)
-	const many = 300 // each of a size that needs more pages
-	for i := range many {
-		broker.deliver(save(i+2, 1, strings.Repeat("x", 5000)))
+	const many = 300
+	broker.deliver(save(2, 1, strings.Repeat("x", 5000))) // of a size that needs more pages
+	for i := range many - 1 {
+		broker.deliver(save(i+3, 1, strings.Repeat("x", 300)))
 	}
 	eventually(t, "the consumer pauses", func() bool { return r.Stats().Pauses == 1 })
 	window := time.NewTimer(time.Second)

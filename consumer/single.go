@@ -41,6 +41,9 @@ import (
 //		return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 //	})
 //
+// With a broker that is no [DelayedPublisher], this function waits for the delay of
+// a message that failed: a Timeout has to be longer, or no attempt is counted.
+//
 // Over watermill-amqp's subscriber, set its configuration's Marshaler to
 // rabbitmq.Marshaler: its own refuses what RabbitMQ has delayed. Without headers
 // for the routing key, a SYNC from django-cqrs that is meant for this queue alone

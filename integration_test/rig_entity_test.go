@@ -93,9 +93,13 @@ func (e entity) yaml() string {
 
 // put creates or changes an account and marks it.
 func (r *rig) put(ctx context.Context, tx *outbox.Tx, key int64, name string) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO accounts (id, name, balance, note) VALUES ($1, $2, $3, $4)
-ON CONFLICT (id) DO UPDATE SET name = excluded.name, balance = accounts.balance + 1, note = excluded.note`,
-		key, name, float64(key)+0.25, "of "+name)
+	statement := `INSERT INTO accounts (id, name, balance, note) VALUES ($1, $2, $3, $4)
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, balance = accounts.balance + 1, note = excluded.note`
+	if r.dialect == outbox.MySQL {
+		statement = `INSERT INTO accounts (id, name, balance, note) VALUES (?, ?, ?, ?)
+ON DUPLICATE KEY UPDATE name = VALUES(name), balance = balance + 1, note = VALUES(note)`
+	}
+	_, err := tx.ExecContext(ctx, statement, key, name, float64(key)+0.25, "of "+name)
 	if err != nil {
 		return err
 	}

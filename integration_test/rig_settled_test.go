@@ -179,9 +179,9 @@ func (r *rig) revisions(t *testing.T) map[string]int64 {
 		if !e.replicated() {
 			continue
 		}
-		query := fmt.Sprintf(`SELECT key, max(revision) FROM (
-SELECT CAST(%s AS text) AS key, cqrs_revision AS revision FROM %s
-UNION ALL SELECT key, revision FROM outbox_tombstones WHERE entity = '%s') r GROUP BY key`, e.columns[0].field, e.table, e.id)
+		query := fmt.Sprintf(`SELECT "key", max(revision) FROM (
+SELECT CAST(%s AS char(200)) AS "key", cqrs_revision AS revision FROM %s
+UNION ALL SELECT "key", revision FROM outbox_tombstones WHERE entity = '%s') r GROUP BY "key"`, e.columns[0].field, e.table, e.id)
 		for _, line := range lines(t, r.master, query) {
 			var key string
 			var revision int64
@@ -249,7 +249,7 @@ func (r *rig) lastOfQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !eventually(t, func() bool {
-		return number(t, r.replica, "SELECT count(*) FROM replica_tombstones WHERE key = $1", fmt.Sprint(key)) > 0
+		return number(t, r.replica, fmt.Sprintf(`SELECT count(*) FROM replica_tombstones WHERE "key" = '%d'`, key)) > 0
 	}) {
 		t.Errorf("the consumer did not get through its queue within %v: %d messages are left", patience, r.depth(t))
 	}

@@ -98,6 +98,18 @@ func newRigOn(t *testing.T, database *cluster, broker *node, entities ...entity)
 	return r
 }
 
+// newMariaDBRig returns a rig on MariaDB and RabbitMQ.
+func newMariaDBRig(t *testing.T, entities ...entity) *rig {
+	t.Helper()
+	r := &rig{dialect: outbox.MySQL, brokerURL: testdb.RabbitMQURL(t)}
+	r.master, r.masterDSN = testdb.MariaDB(t)
+	r.replica, r.replicaDSN = testdb.MariaDB(t)
+	r.prepare(t, entities)
+	r.useRabbitMQ(t)
+	r.bind(t)
+	return r
+}
+
 // newLocalRig returns a rig that needs no server: SQLite and a JetStream inside
 // this process.
 func newLocalRig(t *testing.T, entities ...entity) *rig {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
+
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
@@ -18,8 +20,11 @@ import (
 type writers struct {
 	quit  chan struct{}
 	ahead atomic.Int64 // events, as far as they were seen to be written
-	group sync.WaitGroup
-	once  sync.Once
+	// deadlocks are the transactions that MySQL gave up for others: its inserts lock
+	// the gaps around them, whatever order the keys come in.
+	deadlocks atomic.Int64
+	group     sync.WaitGroup
+	once      sync.Once
 }
 
 const (
@@ -56,6 +61,8 @@ func (r *rig) startWriters(t *testing.T) *writers {
 					w.ahead.Add(int64(written))
 				case r.mayFail.Load():
 					w.pause()
+				case deadlocked(err):
+					w.deadlocks.Add(1)
 				default:
 					t.Errorf("writer: %v", err)
 					return
@@ -78,6 +85,11 @@ func (w *writers) pause() {
 func (w *writers) stop() {
 	w.once.Do(func() { close(w.quit) })
 	w.group.Wait()
+}
+
+func deadlocked(err error) bool {
+	var e *mysql.MySQLError
+	return errors.As(err, &e) && e.Number == 1213
 }
 
 var errChangedMind = errors.New("changed my mind")

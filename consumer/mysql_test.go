@@ -299,7 +299,13 @@ func TestMySQLLoader(t *testing.T) {
 	if _, err := r.Loader(t.Context(), "account", tx); err == nil || !strings.Contains(err.Error(), "relay load --apart") {
 		t.Errorf("Loader in a transaction: %v, want the remedy", err)
 	}
-	if _, err := r.Reader(t.Context(), "account"); err == nil || !strings.Contains(err.Error(), "a replica on mysql cannot be read back") {
-		t.Errorf("Reader: %v", err)
+	reader, err := r.Reader(t.Context(), "account")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := reader.FindRows(t.Context(), []json.RawMessage{json.RawMessage("1"), json.RawMessage("2")})
+	want := map[string]Stored{"1": {Key: "1", PK: json.RawMessage("1"), Revision: 4, Data: found["1"].Data}}
+	if diff := cmp.Diff(want, found); diff != "" || err != nil || !strings.Contains(string(found["1"].Data), `"name":"loaded"`) {
+		t.Errorf("FindRows: %s, %v (-want +have):\n%s", found["1"].Data, err, diff)
 	}
 }

@@ -43,9 +43,6 @@ func (c *Consumer) Reader(ctx context.Context, cqrsID string) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.dialect == dialect.MySQL {
-		return nil, fmt.Errorf("consumer: a replica on %s cannot be read back for comparisons", c.dialect)
-	}
 	return &Reader{c: c, to: to, sql: c.dialect.ReplicaScan(to.Table, to.keyColumns(), to.Columns, to.wire[slotColumn:])}, nil
 }
 
@@ -166,7 +163,7 @@ func (r *replica) keyColumns() []dialect.Column {
 }
 
 func (r *Reader) query(ctx context.Context, query string, args ...any) ([]Stored, error) {
-	rows, err := r.c.db.QueryContext(ctx, query, args...)
+	rows, err := r.c.dialect.Over(r.c.db).QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: read %s: %w", r.to.Table, err)
 	}
@@ -192,6 +189,9 @@ func (r *Reader) query(ctx context.Context, query string, args ...any) ([]Stored
 // scan reads a row of key, key as JSON, revision, and perhaps data: one JSON
 // object, or the columns where the database cannot make one.
 func (r *Reader) scan(rows *sql.Rows, columns int) (Stored, error) {
+	if r.c.dialect == dialect.MySQL {
+		return r.scanMySQL(rows, columns)
+	}
 	var one Stored
 	values := make([]any, columns-2)
 	targets := []any{&one.Key, &values[0], &one.Revision}
@@ -210,6 +210,45 @@ func (r *Reader) scan(rows *sql.Rows, columns int) (Stored, error) {
 	if len(values) > 1 {
 		one.Data = asJSON(values[1])
 	}
+	return one, nil
+}
+
+// scanMySQL reads a row of the key's columns, revision, and perhaps the columns.
+func (r *Reader) scanMySQL(rows *sql.Rows, columns int) (one Stored, err error) {
+	values, targets := make([]any, columns), make([]any, columns)
+	for i := range values {
+		targets[i] = &values[i]
+	}
+	slots := r.to.keySlots()
+	targets[len(slots)] = &one.Revision
+	if err := rows.Scan(targets...); err != nil {
+		return one, err
+	}
+	key := make([][]byte, r.to.slots())
+	for i, slot := range slots {
+		if key[slot], err = dialect.AppendMySQLValue(nil, values[i], *r.to.column(slot), false); err != nil {
+			return one, err
+		}
+	}
+	one.Key, one.PK = r.to.keyOf(key), key[slotKey]
+	if len(slots) > 1 {
+		one.PK = event.AppendString(nil, one.Key)
+	}
+	values = values[len(slots)+1:]
+	if len(values) == 0 || len(r.to.Columns) == 0 {
+		return one, nil
+	}
+	data := []byte{'{'}
+	for i := range r.to.Columns {
+		if i > 0 {
+			data = append(data, ',')
+		}
+		data = append(event.AppendString(data, r.to.wire[slotColumn+i]), ':')
+		if data, err = dialect.AppendMySQLValue(data, values[i], r.to.Columns[i], false); err != nil {
+			return one, err
+		}
+	}
+	one.Data = append(data, '}')
 	return one, nil
 }
 

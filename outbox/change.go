@@ -254,7 +254,7 @@ func (s *rowScan) object(row *changed, columns []dialect.Column, values []any, s
 		}
 		data = append(event.AppendString(data, c.Name), ':')
 		var err error
-		if strict && s.NonFinite == NonFiniteError && (nonFinite(values[i]) || s.mysql && zeroTime(c, values[i])) {
+		if strict && s.NonFinite == NonFiniteError && (nonFinite(values[i]) || s.mysql && dialect.MySQLZeroTime(c, values[i])) {
 			err = errNonFinite
 		}
 		if err == nil {
@@ -269,7 +269,7 @@ func (s *rowScan) object(row *changed, columns []dialect.Column, values []any, s
 
 func (s *rowScan) appendValue(dst []byte, value any, c dialect.Column) ([]byte, error) {
 	if s.mysql {
-		return appendMySQLValue(dst, value, c, s.Decimals == DecimalString)
+		return dialect.AppendMySQLValue(dst, value, c, s.Decimals == DecimalString)
 	}
 	if s.Decimals == DecimalString && (c.Base == "numeric" || strings.HasPrefix(c.Base, "decimal")) {
 		switch value.(type) {

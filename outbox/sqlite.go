@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -21,8 +20,6 @@ func (tx *Tx) bury(ctx context.Context, p *plan, row *changed) error {
 	_, err := tx.ExecContext(ctx, dialect.SQLiteBury, p.ID, row.key, row.revision, row.updated)
 	return err
 }
-
-var errNotText = errors.New("it is not UTF-8, so JSON cannot carry it: store it as a BLOB")
 
 func nonFinite(value any) bool {
 	f, ok := value.(float64)
@@ -63,7 +60,7 @@ func appendSQLiteValue(dst []byte, value any, declared string) ([]byte, error) {
 			return append(dst, v...), nil
 		}
 		if !utf8.ValidString(v) {
-			return nil, errNotText
+			return nil, dialect.ErrNotText
 		}
 		return event.AppendString(dst, v), nil
 	}

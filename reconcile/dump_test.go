@@ -29,7 +29,7 @@ func TestDumpAndLoad(t *testing.T) {
 			t.Fatalf("the dump is\n%s", dump)
 		}
 		for i := range 2 { // the second time everything is here already
-			have, err := reconcile.Load(t.Context(), bytes.NewReader(dump), r.replica, reconcile.LoadOptions{Batch: 5})
+			have, err := reconcile.Load(t.Context(), bytes.NewReader(dump), r.replica, reconcile.LoadOptions{Apart: r.apart, Batch: 5})
 			want := reconcile.LoadResult{Entity: "account", Applied: 12}
 			if i == 1 {
 				want.Applied, want.Skipped = 0, 12
@@ -66,7 +66,7 @@ func TestLoadIsolatesRows(t *testing.T) {
 		row(7, "g"),
 	}, "\n")
 	onEach(t, func(t *testing.T, r *rig) {
-		for _, apart := range []bool{false, true} {
+		for i, apart := range []bool{r.apart, true} {
 			var failed []int
 			have, err := reconcile.Load(t.Context(), strings.NewReader(dump), r.replica, reconcile.LoadOptions{
 				Apart: apart, Clear: true, Batch: 4, Failed: func(line int, err error) {
@@ -77,7 +77,7 @@ func TestLoadIsolatesRows(t *testing.T) {
 				},
 			})
 			want := reconcile.LoadResult{Entity: "account", Applied: 4, Failed: 6}
-			if apart {
+			if i > 0 {
 				want.Cleared = 4
 			}
 			if diff := cmp.Diff(want, have); diff != "" || err != nil {
@@ -97,6 +97,9 @@ func TestLoadIsolatesRows(t *testing.T) {
 func TestClearIsUndoneWithItsLoad(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, r *rig) {
+		if r.apart {
+			return // on MySQL what was loaded before the fault stays
+		}
 		r.copied(5)
 		broken := &stopping{Reader: bytes.NewReader(r.dump())}
 		if _, err := reconcile.Load(t.Context(), broken, r.replica, reconcile.LoadOptions{Clear: true}); !errors.Is(err, errStopped) {
@@ -128,15 +131,15 @@ func (s *stopping) Read(p []byte) (int, error) {
 func TestLoadFaults(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, r *rig) {
-		if _, err := reconcile.Load(t.Context(), strings.NewReader(""), r.replica, reconcile.LoadOptions{}); !errors.Is(err, reconcile.ErrEmpty) {
+		if _, err := reconcile.Load(t.Context(), strings.NewReader(""), r.replica, reconcile.LoadOptions{Apart: r.apart}); !errors.Is(err, reconcile.ErrEmpty) {
 			t.Errorf("an empty file gives %v", err)
 		}
-		if _, err := reconcile.Load(t.Context(), strings.NewReader("nobody\n{}"), r.replica, reconcile.LoadOptions{}); !errors.Is(err, consumer.ErrUnknownEntity) {
+		if _, err := reconcile.Load(t.Context(), strings.NewReader("nobody\n{}"), r.replica, reconcile.LoadOptions{Apart: r.apart}); !errors.Is(err, consumer.ErrUnknownEntity) {
 			t.Errorf("an unknown entity gives %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := reconcile.Load(ctx, bytes.NewReader(r.dump()), r.replica, reconcile.LoadOptions{}); !errors.Is(err, context.Canceled) {
+		if _, err := reconcile.Load(ctx, bytes.NewReader(r.dump()), r.replica, reconcile.LoadOptions{Apart: r.apart}); !errors.Is(err, context.Canceled) {
 			t.Errorf("a cancelled load gives %v", err)
 		}
 	})

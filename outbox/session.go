@@ -31,6 +31,9 @@ type session struct {
 	prepared *prepared
 	name     func() string // a new one for a prepared statement
 	left     leftover
+	// unsure says that the transaction may have been ended by a statement of fn's.
+	// One with parameters cannot do that.
+	unsure bool
 }
 
 // prepared is what a server session has prepared. Only who has its connection
@@ -281,7 +284,11 @@ func (s *session) executeAndCommit(ctx context.Context, text string, args ...str
 	for i, arg := range args {
 		quoted[i] = dialect.Postgres.QuoteText(arg)
 	}
-	_, err := s.conn.ExecContext(ctx, "EXECUTE "+known.name+"("+strings.Join(quoted, ", ")+"); "+inTransaction+"; COMMIT")
+	batch := "EXECUTE " + known.name + "(" + strings.Join(quoted, ", ") + "); "
+	if s.unsure {
+		batch += inTransaction + "; "
+	}
+	_, err := s.conn.ExecContext(ctx, batch+"COMMIT")
 	if err != nil && dialect.IsStale(err) {
 		known.name = ""
 	}

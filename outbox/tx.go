@@ -111,8 +111,11 @@ func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.R
 	if tx.ended != nil {
 		return nil, tx.ended
 	}
-	if tx.session != nil && len(args) > 0 {
-		return tx.session.exec(ctx, query, args)
+	if tx.session != nil {
+		if len(args) > 0 {
+			return tx.session.exec(ctx, query, args)
+		}
+		tx.session.unsure = true
 	}
 	result, err := tx.tx.ExecContext(ctx, query, args...)
 	return result, tx.note(err)
@@ -124,6 +127,7 @@ func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql
 		return nil, tx.ended
 	}
 	if tx.session != nil {
+		tx.session.unsure = tx.session.unsure || len(args) == 0
 		return tx.session.query(ctx, query, args)
 	}
 	rows, err := tx.tx.QueryContext(ctx, query, args...)
@@ -142,6 +146,7 @@ func (tx *Tx) note(err error) error {
 // QueryRowContext runs a query for at most one row in the transaction.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if tx.session != nil {
+		tx.session.unsure = tx.session.unsure || len(args) == 0
 		return tx.session.queryRow(ctx, query, args)
 	}
 	return tx.tx.QueryRowContext(ctx, query, args...)
@@ -152,7 +157,7 @@ func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *s
 // an error, and the pool has the connection back only when it is closed.
 func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
 	if tx.session != nil {
-		tx.session.left.prepared = true
+		tx.session.left.prepared, tx.session.unsure = true, true
 	}
 	return tx.tx.PrepareContext(ctx, query)
 }

@@ -69,12 +69,19 @@ CREATE TABLE outbox_leases (
 
 -- A hint for a sleeping relay. NOTIFY takes a lock of the whole server at
 -- commit, so a relay that is awake is not notified.
+-- The schema's name stands in the function, so that writers with another
+-- search_path find the table: SET search_path would cost each of them more time.
 -- +goose StatementBegin
-CREATE FUNCTION outbox_wake() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DO $do$
 BEGIN
-    PERFORM pg_notify('lockstep_outbox', TG_TABLE_SCHEMA) FROM outbox_leases WHERE asleep;
+    EXECUTE format($function$
+CREATE FUNCTION outbox_wake() RETURNS trigger LANGUAGE plpgsql AS $body$
+BEGIN
+    PERFORM pg_catalog.pg_notify('lockstep_outbox', TG_TABLE_SCHEMA) FROM %I.outbox_leases WHERE asleep;
     RETURN NULL;
-END $$;
+END $body$
+$function$, current_schema());
+END $do$;
 -- +goose StatementEnd
 CREATE TRIGGER outbox_wake AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION outbox_wake();
 

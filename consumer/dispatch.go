@@ -2,6 +2,8 @@ package consumer
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,6 +30,7 @@ type dispatcher struct {
 	count   int     // events waiting
 	bytes   int
 	busy    map[*incoming]bool
+	left    []*incoming // that were with a worker when the run's time was over
 	stopped bool
 }
 
@@ -162,22 +165,17 @@ func (d *dispatcher) wait() []*incoming {
 	}()
 	select {
 	case <-ended:
-		return nil
 	case <-d.work.Done():
+		grace := time.NewTimer(2 * goesOn) // what call waits for, and a rollback
+		defer grace.Stop()
+		select {
+		case <-ended:
+		case <-grace.C:
+		}
 	}
-	grace := time.NewTimer(2 * goesOn) // what call waits for, and a rollback
-	defer grace.Stop()
 	d.mu.Lock()
-	left := make([]*incoming, 0, len(d.busy))
-	for in := range d.busy {
-		left = append(left, in)
-	}
-	d.mu.Unlock()
-	select {
-	case <-ended:
-	case <-grace.C:
-	}
-	return left
+	defer d.mu.Unlock()
+	return slices.AppendSeq(d.left, maps.Keys(d.busy))
 }
 
 func (d *dispatcher) worker() {
@@ -191,13 +189,23 @@ func (d *dispatcher) worker() {
 	}
 }
 
+// giveUp gives an event back because the run is over.
+func (d *dispatcher) giveUp(in *incoming) {
+	if d.work.Err() != nil {
+		d.mu.Lock()
+		d.left = append(d.left, in)
+		d.mu.Unlock()
+	}
+	in.msg.Nack()
+}
+
 // do brings one event to its end: acknowledged, in the settler's hands, or given
 // back because the run is over.
 func (d *dispatcher) do(in *incoming) {
 	_, ok, err := d.repeat(d.ctx, in)
 	switch {
 	case !ok:
-		in.msg.Nack()
+		d.giveUp(in)
 	case err != nil:
 		d.settler.fail(failure{in, err})
 	default:

@@ -59,7 +59,7 @@ func SyncReport(to func(SyncProgress)) SyncOption { return func(o *syncOptions) 
 const (
 	defaultSyncChunk = 500
 	syncChunkTimeout = time.Minute // a writer may hold one of its rows that long
-	syncAttempts     = 10          // after deadlocks with writers
+	syncAttempts     = 20          // after deadlocks with writers
 	syncBackoff      = 5 * time.Millisecond
 )
 
@@ -186,7 +186,7 @@ func (r *syncRun) retry(ctx context.Context) ([]string, error) {
 		if err == nil || attempt == syncAttempts || dialect.Classify(err) != dialect.Conflict {
 			return keys, err
 		}
-		if err := wait(ctx, rand.N(syncBackoff<<attempt)); err != nil { //nolint:gosec // spreads load, keeps no secret
+		if err := wait(ctx, rand.N(syncBackoff<<min(attempt, 6))); err != nil { //nolint:gosec // spreads load, keeps no secret
 			return nil, err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/lockstep-go/lockstep/broker/jetstream"
 	"github.com/lockstep-go/lockstep/broker/memory"
 	"github.com/lockstep-go/lockstep/broker/rabbitmq"
+	"github.com/lockstep-go/lockstep/broker/sql"
 )
 
 // Options are what all adapters have in common. The zero value works.
@@ -28,6 +29,7 @@ type Options struct {
 const Forms = `amqp://user:password@host:5672/vhost, amqps://… (RabbitMQ; several hosts, separated by commas)
 nats://user:password@host:4222, tls://… (NATS JetStream; several, separated by commas)
 jetstream+embedded:///folder (NATS JetStream inside this process)
+postgres://user:password@host:5432/database, postgresql://… (PostgreSQL itself; slower)
 memory:// (inside this process, gone with it; for tests)`
 
 // ErrURL reports a broker URL that Open cannot read. The error's text lists the
@@ -51,6 +53,8 @@ func Open(ctx context.Context, rawURL string, opts Options) (Broker, error) {
 		return opened(rabbitmq.Open(ctx, rawURL, rabbitmq.Config{Logger: opts.Logger, Prefetch: opts.Prefetch}))
 	case "nats", "tls", "jetstream+embedded":
 		return opened(jetstream.Open(ctx, rawURL, jetstream.Config{Logger: opts.Logger, Prefetch: opts.Prefetch}))
+	case "postgres", "postgresql":
+		return opened(sql.Open(ctx, rawURL, sql.Config{Logger: opts.Logger, Prefetch: opts.Prefetch}))
 	case "memory":
 		if strings.Trim(rest, "/") != "" {
 			return nil, fmt.Errorf("%w: memory:// takes neither host nor path nor parameters", ErrURL)
@@ -64,7 +68,7 @@ func Open(ctx context.Context, rawURL string, opts Options) (Broker, error) {
 // adapter calls a fault of the URL into ErrURL.
 func opened[B Broker](b B, err error) (Broker, error) {
 	switch {
-	case errors.Is(err, rabbitmq.ErrURL), errors.Is(err, jetstream.ErrURL):
+	case errors.Is(err, rabbitmq.ErrURL), errors.Is(err, jetstream.ErrURL), errors.Is(err, sql.ErrURL):
 		return nil, fmt.Errorf("%w: %w", ErrURL, err)
 	case err != nil:
 		return nil, err

@@ -12,17 +12,20 @@ import (
 	"github.com/lockstep-go/lockstep/broker/jetstream"
 	"github.com/lockstep-go/lockstep/broker/memory"
 	"github.com/lockstep-go/lockstep/broker/rabbitmq"
+	"github.com/lockstep-go/lockstep/broker/sql"
 )
 
 var (
 	_ broker.Broker      = (*jetstream.Broker)(nil)
 	_ broker.Broker      = (*memory.Broker)(nil)
 	_ broker.Broker      = (*rabbitmq.Broker)(nil)
+	_ broker.Broker      = (*sql.Broker)(nil)
 	_ brokertest.Adapter = broker.Broker(nil)
 
 	_ broker.Letterbox = (*jetstream.Broker)(nil)
 	_ broker.Letterbox = (*memory.Broker)(nil)
 	_ broker.Letterbox = (*rabbitmq.Broker)(nil)
+	_ broker.Letterbox = (*sql.Broker)(nil)
 
 	_ message.Publisher            = broker.Broker(nil)
 	_ message.Subscriber           = broker.Broker(nil)
@@ -85,6 +88,13 @@ func TestOpenRejects(t *testing.T) {
 		{"amqp://user:s3cret@host/?queue_type=mirrored", false},
 		{"nats://user:s3cret@host?window=0", false},
 		{"nats://host?stream=a.b", false},
+		{"postgres://user:s3cret@host:bad/db", false},
+		{"postgres://user:p@s3cret#x@127.0.0.1:1/db", false},
+		{"postgres://user:s3cret@127.0.0.1:1/db?sslmode=disable", false},
+		{"postgresql://user:s3cret@127.0.0.1:1/db?prefetch=many", false},
+		{"postgres://user:s3cret@127.0.0.1:1/db?sslmode=s3cret", false},
+		{"postgres://user:s3cret@127.0.0.1:1/db?poll=1ms", false},
+		{"postgres://127.0.0.1:1/db?user=x&password=s3cret&sslmode=disable", false},
 		{"jetstream+embedded://", false},
 		{"jetstream+embedded:///", false},
 		{"jetstream+embedded://host/path", false},

@@ -120,11 +120,13 @@ func TestBrokerThatCannotBeUsed(t *testing.T) {
 		url  string
 		want []string
 	}{
-		"nobody listens (RabbitMQ)": {noBroker, []string{"--broker-url: ", "amqp://user:xxxxx@127.0.0.1:1/", "refused"}},
-		"nobody listens (NATS)":     {"nats://user:" + secret + "@127.0.0.1:1", []string{"--broker-url: jetstream: connect"}},
-		"wrong password":            {withPassword(t, testdb.RabbitMQURL(t)), []string{"--broker-url: ", "username or password not allowed"}},
-		"no answer":                 {"amqp://user:" + secret + "@" + listen(t, silent) + "/?connection_timeout=300", []string{"--broker-url: no answer in time"}},
-		"folder in use":             {"jetstream+embedded://" + folder, []string{"--broker-url: ", folder}},
+		"nobody listens (RabbitMQ)":   {noBroker, []string{"--broker-url: ", "amqp://user:xxxxx@127.0.0.1:1/", "refused"}},
+		"nobody listens (PostgreSQL)": {"postgres://user:" + secret + "@127.0.0.1:1/db?sslmode=disable", []string{"--broker-url: sql: connect to postgres://user:xxxxx@127.0.0.1:1/db", "refused"}},
+		"nobody listens (NATS)":       {"nats://user:" + secret + "@127.0.0.1:1", []string{"--broker-url: jetstream: connect"}},
+		"wrong password":              {withPassword(t, testdb.RabbitMQURL(t)), []string{"--broker-url: ", "username or password not allowed"}},
+		"no answer":                   {"amqp://user:" + secret + "@" + listen(t, silent) + "/?connection_timeout=300", []string{"--broker-url: no answer in time"}},
+		"no answer (PostgreSQL)":      {"postgres://user:" + secret + "@" + listen(t, silent) + "/db?connect_timeout=1", []string{"--broker-url: sql: connect to postgres://user:xxxxx@", "timeout"}},
+		"folder in use":               {"jetstream+embedded://" + folder, []string{"--broker-url: ", folder}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

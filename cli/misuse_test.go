@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
 )
 
 // Servers that are not there. Where a command ends with code 2 in spite of them,
@@ -75,6 +77,7 @@ func TestMisuse(t *testing.T) {
 		"broker without a scheme": {"run --database-url " + noDatabase + " --broker-url user:" + secret + "@host", []string{"--broker-url: the URL has no scheme", "amqp://"}},
 		"broker's password":       {"run --database-url " + noDatabase + " --broker-url amqp://user:%" + secret + "@host/", []string{"--broker-url: not a URL", "%25"}},
 		"broker's port":           {"run --database-url " + noDatabase + " --broker-url amqp://user:12/" + secret + "@host/", []string{"--broker-url: not a URL", "%2F"}},
+		"database as broker":      {"run --database-url " + noDatabase + " --broker-url postgres://user:12/" + secret + "@host/db", []string{"--broker-url: not a URL", "%2F"}},
 		"one of several brokers":  {"run --database-url " + noDatabase + " --broker-url nats://host,nats://user:%" + secret + "@host", []string{"--broker-url: not a URL", "%25"}},
 		"broker in memory":        {"run --database-url " + noDatabase + " --broker-url memory://", []string{"--broker-url: memory://", "amqp://"}},
 		"consume in memory":       {"consume --database-url " + noDatabase + " --broker-url memory:// --config x", []string{"--broker-url: memory://"}},
@@ -153,12 +156,14 @@ func TestEnvironment(t *testing.T) {
 // What the broker's adapter cannot read in the URL is misuse, whichever adapter it is.
 func TestUnknownBrokerParameters(t *testing.T) {
 	t.Parallel()
+	_, postgres := testdb.Postgres(t) // here the server does not know it
 	database := "sqlite://" + filepath.Join(t.TempDir(), "master.db")
 	mustRelay(t, "migrate", "up", "--database-url", database)
 	for _, url := range []string{
 		"amqp://user:" + secret + "@127.0.0.1:1/?colour=red",
 		"amqp://user:" + secret + "@127.0.0.1:1,127.0.0.1:2/?colour=red",
 		"nats://user:" + secret + "@127.0.0.1:1?colour=red",
+		postgres + "&colour=red",
 		"jetstream+embedded://" + t.TempDir() + "?colour=red",
 	} {
 		relay(t, "run", "--database-url", database, "--broker-url", url).expect(t, 2, "--broker-url", "colour")

@@ -48,7 +48,7 @@ func (s *settings) databaseFlag(cmd *cobra.Command) {
 }
 
 func (s *settings) brokerFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.brokerURL, flagBroker, "", "`URL` of the broker: amqp(s)://…, nats://… or jetstream+embedded:///path ($"+envBroker+")")
+	cmd.Flags().StringVar(&s.brokerURL, flagBroker, "", "`URL` of the broker: amqp(s)://…, nats://…, postgres://… or jetstream+embedded:///path ($"+envBroker+")")
 }
 
 func (s *settings) configFlag(cmd *cobra.Command) {

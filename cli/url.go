@@ -61,6 +61,9 @@ func checkBrokerURL(raw string) error {
 			return faults[0]
 		}
 		return nil
+	case "postgres", "postgresql":
+		_, err := parseServerURL(raw)
+		return err
 	case "jetstream+embedded", "memory":
 		return nil
 	}

@@ -1,0 +1,244 @@
+package sql
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wsql "github.com/ThreeDotsLabs/watermill-sql/v4/pkg/sql"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/lib/pq"
+)
+
+const (
+	firstPause = 5 * time.Millisecond // between two looks into a queue that has just become empty
+	maxBackoff = 5 * time.Second      // between two tries while the database is away
+	rereading  = 100 * time.Millisecond
+)
+
+// entry is a message that a subscription holds.
+type entry struct {
+	offset   int64
+	uuid     string
+	payload  []byte
+	metadata message.Metadata
+}
+
+// scan reads a row of read or browse. Metadata that somebody else wrote and that are none are left out:
+// an error would stop the queue.
+func (e *entry) scan(row wsql.Scanner) error {
+	var metadata []byte
+	if err := row.Scan(&e.offset, &e.uuid, &e.payload, &metadata); err != nil {
+		return err
+	}
+	if metadata == nil || json.Unmarshal(metadata, &e.metadata) != nil {
+		e.metadata = nil
+	}
+	return nil
+}
+
+func (e *entry) message() *message.Message {
+	msg := message.NewMessage(e.uuid, e.payload)
+	if e.metadata != nil {
+		msg.Metadata = e.metadata
+	}
+	return msg
+}
+
+// claims is what a subscription plugs into watermill-sql's subscriber, whose loop it paces: the source
+// of its transactions, its schema, its offsets and its backoff.
+//
+// The subscriber opens a transaction, reads messages, hands each on, and when one is acknowledged goes
+// to the next; then it marks them and commits. Ours are acknowledged to it at once, and what it marks
+// is that this subscription holds them. So its transaction lasts milliseconds. Only what the commit has
+// stored is handed on. All methods are called by the subscriber's one goroutine; take is called while
+// that waits for it.
+type claims struct {
+	sub *subscription
+
+	read    []entry // by the present transaction
+	taken   int     // how many of them have been handed over by the subscriber
+	marked  bool    // whether it marks them
+	floor   int64   // nothing is to be read up to this offset, as far as we know
+	whole   time.Time
+	began   time.Time
+	pause   time.Duration // before the next look
+	failure error         // of a commit, which the subscriber does not tell
+	away    time.Duration // the last backoff; 0: the database is there
+}
+
+// BeginTx waits until there is room for messages and, in an empty queue, for a while.
+func (c *claims) BeginTx(ctx context.Context, _ *sql.TxOptions) (wsql.Tx, error) {
+	if err := c.sub.room(ctx); err != nil {
+		return nil, err
+	}
+	if c.pause > 0 {
+		timer := time.NewTimer(c.pause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.sub.stirred:
+			c.floor = 0
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	c.read, c.taken, c.marked, c.failure = nil, 0, false, nil
+	if c.began = time.Now(); c.began.After(c.whole) {
+		c.floor = 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.sub.b.cfg.ConfirmTimeout)
+	tx, err := c.sub.b.db.BeginTx(ctx, &sql.TxOptions{Isolation: c.SubscribeIsolationLevel()})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &claimTx{StdSQLTx: wsql.StdSQLTx{Tx: tx}, c: c, cancel: cancel}, nil
+}
+
+// errNoTables answers what watermill-sql's subscriber asks when it makes tables, which Open has done.
+var errNoTables = errors.New("sql: a subscription makes no tables")
+
+// ExecContext is not used.
+func (c *claims) ExecContext(context.Context, string, ...any) (wsql.Result, error) {
+	return nil, errNoTables
+}
+
+// QueryContext is not used.
+func (c *claims) QueryContext(context.Context, string, ...any) (wsql.Rows, error) {
+	return nil, errNoTables
+}
+
+// SubscribeIsolationLevel lets two subscriptions read a queue at once without failing.
+func (c *claims) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelReadCommitted }
+
+// SelectQuery reads as many messages as there is room for.
+//
+// It starts behind those read before, so that it does not pass over their remains, which a long
+// transaction anywhere in the database keeps from being cleaned up. Lower offsets can still appear (a
+// slower commit, a message given back), so it starts at the lowest now and then: the seldomer, the
+// longer that takes.
+func (c *claims) SelectQuery(wsql.SelectQueryParams) (wsql.Query, error) {
+	return wsql.Query{Query: c.sub.b.sql.read, Args: []any{c.sub.queue, c.floor, c.sub.free()}}, nil
+}
+
+// UnmarshalMessage keeps what was read; the message for the subscriber is a token for it.
+func (c *claims) UnmarshalMessage(params wsql.UnmarshalMessageParams) (wsql.Row, error) {
+	var e entry
+	if err := e.scan(params.Row); err != nil {
+		return wsql.Row{}, err
+	}
+	c.read = append(c.read, e)
+	return wsql.Row{Offset: e.offset, Msg: message.NewMessage(e.uuid, nil)}, nil
+}
+
+// take notes that the subscriber has handed over the next message.
+func (c *claims) take(token *message.Message) {
+	c.taken++
+	token.Ack()
+}
+
+// AckMessageQuery marks what was handed over as held by this subscription.
+func (c *claims) AckMessageQuery(wsql.AckMessageQueryParams) (wsql.Query, error) {
+	c.read, c.marked = c.read[:c.taken], true
+	offsets := make([]int64, len(c.read))
+	for i, e := range c.read {
+		offsets[i] = e.offset
+	}
+	return wsql.Query{Query: c.sub.b.sql.hold, Args: []any{c.sub.holder, pq.Array(offsets)}}, nil
+}
+
+// HandleError returns how long to wait before the next transaction. It is called after each.
+func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.Duration {
+	if err == nil {
+		err = c.failure
+	}
+	log := c.sub.b.log.With("queue", c.sub.queue)
+	switch {
+	case err != nil && c.sub.over():
+		return 0
+	case err != nil:
+		if c.away == 0 {
+			log.Warn("reading is interrupted", "error", err)
+		}
+		c.away = min(max(2*c.away, 100*time.Millisecond), maxBackoff)
+		return c.away/2 + rand.N(c.away/2) //nolint:gosec // only spreads the load
+	case c.away != 0:
+		log.Info("reading goes on")
+		c.away = 0
+	}
+	if c.floor == 0 {
+		c.whole = time.Now().Add(max(rereading, 20*time.Since(c.began)))
+	}
+	switch {
+	case len(c.read) > 0:
+		c.floor, c.pause = c.read[len(c.read)-1].offset, 0
+	default:
+		c.pause = min(max(2*c.pause, firstPause), c.sub.b.cfg.Poll)
+	}
+	return 0
+}
+
+// ConsumedMessageQuery is nothing.
+func (c *claims) ConsumedMessageQuery(wsql.ConsumedMessageQueryParams) (wsql.Query, error) {
+	return wsql.Query{}, nil
+}
+
+// NextOffsetQuery is nothing.
+func (c *claims) NextOffsetQuery(wsql.NextOffsetQueryParams) (wsql.Query, error) {
+	return wsql.Query{}, nil
+}
+
+// BeforeSubscribingQueries are none.
+func (c *claims) BeforeSubscribingQueries(wsql.BeforeSubscribingQueriesParams) ([]wsql.Query, error) {
+	return nil, nil
+}
+
+// reading is claims as watermill-sql's schema, and offsets are claims as its offsets: the two interfaces
+// have a method of the same name, which neither needs, since Open makes the tables.
+type (
+	reading struct{ *claims }
+	offsets struct{ *claims }
+)
+
+func (reading) InsertQuery(wsql.InsertQueryParams) (wsql.Query, error) {
+	return wsql.Query{}, errNoTables
+}
+
+func (reading) SchemaInitializingQueries(wsql.SchemaInitializingQueriesParams) ([]wsql.Query, error) {
+	return nil, nil
+}
+
+func (offsets) SchemaInitializingQueries(wsql.OffsetsSchemaInitializingQueriesParams) ([]wsql.Query, error) {
+	return nil, nil
+}
+
+// claimTx hands the messages on once they are this subscription's.
+type claimTx struct {
+	wsql.StdSQLTx
+
+	c      *claims
+	cancel context.CancelFunc
+}
+
+// Commit commits and hands on what was read.
+func (t *claimTx) Commit() error {
+	defer t.cancel()
+	if t.c.failure = t.Tx.Commit(); t.c.failure != nil || !t.c.marked {
+		t.c.read = nil
+		return t.c.failure
+	}
+	t.c.sub.hold(t.c.read)
+	return nil
+}
+
+// Rollback gives up what was read.
+func (t *claimTx) Rollback() error {
+	defer t.cancel()
+	t.c.read = nil
+	return t.Tx.Rollback()
+}

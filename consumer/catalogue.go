@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,15 +79,8 @@ func (r *runner) reread(ctx context.Context) (changed bool) {
 
 // same reports whether two readings of a table say the same.
 func (r *replica) same(other *replica) bool {
-	if len(r.parents) != len(other.parents) {
-		return false
-	}
-	for i, p := range r.parents {
-		if o := other.parents[i]; p.slot != o.slot || p.to.entity != o.to.entity || p.to.Key != o.to.Key {
-			return false
-		}
-	}
-	return reflect.DeepEqual(r.Replica, other.Replica) && reflect.DeepEqual(r.wire, other.wire)
+	return slices.EqualFunc(r.parents, other.parents, parent.same) &&
+		reflect.DeepEqual(r.Replica, other.Replica) && reflect.DeepEqual(r.wire, other.wire)
 }
 
 // current brings messages up to date that were read before the tables changed,

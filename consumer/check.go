@@ -60,37 +60,6 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 	return replicas, errors.Join(faults, session, twice), errors.Join(err, unread)
 }
 
-// refer notes which replicas' keys the columns of others refer to, and reports
-// tables that follow two entities under two spellings of their name.
-func (c *Consumer) refer(ctx context.Context, replicas map[string]*replica) (faults, err error) {
-	byTable := make(map[string]*replica, len(replicas))
-	references := make(map[*replica][]dialect.Reference)
-	for _, id := range slices.Sorted(maps.Keys(replicas)) {
-		r := replicas[id]
-		if r.entity.handler != nil {
-			continue
-		}
-		identity, list, err := c.dialect.LoadReferences(ctx, c.db, r.Table)
-		if err != nil {
-			return nil, fmt.Errorf("consumer: entity %q: %w", id, err)
-		}
-		if other := byTable[identity]; other != nil {
-			faults = errors.Join(faults, fmt.Errorf("consumer: entity %q: table %s follows %q already, as %s: a table follows one entity only",
-				id, r.Table, other.entity.id, other.Table))
-		}
-		byTable[identity], references[r] = r, list
-	}
-	for r, list := range references {
-		for _, ref := range list {
-			to, slot := byTable[ref.Table], r.slotOf(ref.Column)
-			if to != nil && slot >= 0 && len(to.Rest) == 0 && (ref.To == "" || strings.EqualFold(ref.To, to.Key.Name)) {
-				r.parents = append(r.parents, parent{slot, to})
-			}
-		}
-	}
-	return faults, nil
-}
-
 // chosen returns the entities that this process consumes.
 func (c *Consumer) chosen() (entities []*entity, faults error) {
 	missing := slices.Clone(c.cfg.Entities)

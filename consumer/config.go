@@ -39,7 +39,10 @@ type Config struct {
 	// many have arrived; it never waits for more. Zero means 500.
 	BatchSize int
 	// MaxParked is how many messages at most wait, unacknowledged, for rows that
-	// theirs refer to by a foreign key. It should not be more than half of what
+	// theirs refer to by a foreign key. They are applied right after such a row where
+	// this consumer applies it, and within a second where somebody else does: the
+	// database is asked for the rows twice a second while messages wait. A delay that
+	// is over before that costs an attempt. MaxParked should not be more than half of what
 	// the broker hands out unacknowledged. What finds no room is tried again after
 	// its delay, as any message that fails. Zero means 500.
 	MaxParked int
@@ -186,10 +189,9 @@ func set[T comparable](field *T, value T) {
 // A message whose unique value another row still holds is tried again. Rows that
 // exchange such values need a constraint that is DEFERRABLE.
 //
-// A message that refers to a row of another table here is parked until that has
-// come; see [Config.MaxParked]. That is for foreign keys of one column. With those
-// of several it is tried again after its delay, as it is when another process has
-// applied the row referred to.
+// A message whose row refers to one that is not there, by a foreign key of any number
+// of columns, is parked until that has come; see [Config.MaxParked]. It does not
+// matter who brings it: this consumer, another process, or a service of its own.
 type Table struct {
 	// Name is the table's name, with or without a schema. Tombstones are filed under
 	// it as it is written here, so keep its spelling. A view will not do.

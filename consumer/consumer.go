@@ -46,10 +46,10 @@
 // # What is not promised
 //
 // One transaction here for each of the master's, and order between different
-// keys. So a row may arrive before the one that its foreign key refers to. Where
-// that is another replica's key, the message is parked and applied as soon as the
-// other has been, at the latest after its retries; see [Config.MaxParked]. Any
-// other foreign key is satisfied by retries.
+// keys. So a row may arrive before the one that its foreign key refers to. Its
+// message is parked and applied as soon as the other row is there, at the latest by
+// its retries; see [Config.MaxParked]. A foreign key with a column that no field is
+// mapped to is satisfied by retries alone.
 //
 // Everything in the package may be used from several goroutines. Several
 // processes may run a consumer of one queue and share the work. They must declare
@@ -113,6 +113,7 @@ type Consumer struct {
 	single   *single // of HandleMessage and Apply; nil before the first call
 
 	rereadEvery time.Duration // how often the catalogue is read again at most
+	askEvery    time.Duration // how often the database is asked what parked messages wait for
 
 	pauses   pauses
 	outages  outages
@@ -151,7 +152,7 @@ func New(db *sql.DB, broker Broker, cfg Config) (*Consumer, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	c := &Consumer{db: db, broker: broker, cfg: cfg, dialect: d, rereadEvery: rereadEvery, pauses: newPauses()}
+	c := &Consumer{db: db, broker: broker, cfg: cfg, dialect: d, rereadEvery: rereadEvery, askEvery: askEvery, pauses: newPauses()}
 	if cfg.TracerProvider != nil {
 		c.tracer = cfg.TracerProvider.Tracer(tracing.Name)
 	}

@@ -24,6 +24,7 @@ type parking struct {
 	list    []*parked // in the order of arrival
 	waiting map[foldKey][]*parked
 	bytes   int
+	asked   time.Time // when the database was asked last
 	timer   *time.Timer
 }
 
@@ -32,32 +33,19 @@ type parked struct {
 	failure
 	until time.Time
 	// rest is what is left of its delay then.
-	rest  time.Duration
+	rest time.Duration
+	// rows are those of replicas here that it refers to.
+	rows  []foldKey
 	woken bool
+	// found: the database said that it has all it refers to. If it fails all the
+	// same, there is no use in asking again.
+	found bool
+	// paused: its entity was when its time was over.
+	paused bool
 }
 
 func newParking(r *runner) *parking {
 	return &parking{runner: r, waiting: make(map[foldKey][]*parked)}
-}
-
-// parent is a row of another replica that a column refers to.
-type parent struct {
-	slot int
-	to   *replica
-}
-
-// parents returns the rows that a message's row refers to.
-func (in *incoming) parents() []foldKey {
-	if in.signal == event.Delete {
-		return nil
-	}
-	var keys []foldKey
-	for _, p := range in.to.parents {
-		if value := in.values[p.slot]; !event.IsNull(value) {
-			keys = append(keys, foldKey{p.to.entity, canonicalKey(&p.to.Key, value)})
-		}
-	}
-	return keys
 }
 
 // park takes a failed message in. It returns false when it is none that waits for
@@ -66,7 +54,7 @@ func (p *parking) park(f failure) bool {
 	if !dialect.IsMissingParent(f.err) || len(p.list) >= p.cfg.MaxParked || p.bytes+len(f.in.msg.Payload) > maxParkedBytes {
 		return false
 	}
-	parents := f.in.parents()
+	parents := f.in.refersTo()
 	fate := f.in.decide(f.err, p.cfg.Now())
 	if len(parents) == 0 || fate.reason != "" {
 		return false
@@ -78,12 +66,18 @@ func (p *parking) park(f failure) bool {
 		f.in.parked = entry
 		p.say(f)
 	}
-	entry.failure, entry.woken = f, false
+	entry.failure, entry.woken, entry.rows = f, false, nil
+	for _, parent := range parents {
+		if row, ok := parent.row(f.in); ok {
+			entry.rows = append(entry.rows, row)
+			p.waiting[row] = append(p.waiting[row], entry)
+		}
+	}
+	if len(p.list) == 0 {
+		p.asked = time.Now()
+	}
 	p.list = append(p.list, entry)
 	p.bytes += len(f.in.msg.Payload)
-	for _, key := range parents {
-		p.waiting[key] = append(p.waiting[key], entry)
-	}
 	p.count()
 	return true
 }
@@ -94,42 +88,63 @@ func (p *parking) wake(applied []*incoming) []*incoming {
 	if len(p.list) == 0 {
 		return nil
 	}
-	found := false
 	for _, in := range applied {
 		if in.failed || in.signal == event.Delete {
 			continue
 		}
 		for _, entry := range p.waiting[foldKey{in.to.entity, in.key}] {
-			entry.woken, found = true, true
+			entry.woken = true
 		}
 	}
-	if !found {
-		return nil
-	}
-	var woken []*incoming
-	for _, entry := range p.take(func(entry *parked) bool { return entry.woken }) {
+	return p.wakened()
+}
+
+// wakened takes out the messages that are woken, but for those of paused entities,
+// of which the database is asked.
+func (p *parking) wakened() (woken []*incoming) {
+	for _, entry := range p.take(func(entry *parked) bool { return entry.woken && !p.isPaused(entry) }) {
+		entry.in.failed = false
 		woken = append(woken, entry.in)
 	}
 	return woken
 }
 
-// due returns what is ready when a message has been parked for long enough.
+func (p *parking) isPaused(entry *parked) bool {
+	paused, _ := p.pauses.holds(entry.in.ev.CQRSID)
+	return paused
+}
+
+// due returns what is ready when a message has been parked for long enough, or the
+// database is to be asked.
 func (p *parking) due() <-chan time.Time {
 	if len(p.list) == 0 {
 		return nil
 	}
 	first := slices.MinFunc(p.list, func(a, b *parked) int { return a.until.Compare(b.until) })
+	wait := time.Until(first.until)
+	if ask := time.Until(p.asked.Add(p.askEvery)); ask < wait {
+		wait = ask
+	}
 	if p.timer == nil {
-		p.timer = time.NewTimer(time.Until(first.until))
+		p.timer = time.NewTimer(wait)
 	} else {
-		p.timer.Reset(time.Until(first.until))
+		p.timer.Reset(wait)
 	}
 	return p.timer.C
 }
 
-// release makes failed attempts of those that have been parked for long enough.
+// release makes failed attempts of those that have been parked for long enough. A
+// pause of their entity is no time to pay for, and the database is asked after it.
 func (p *parking) release() {
 	now := time.Now()
+	for _, entry := range p.list {
+		if entry.until.After(now) {
+			continue
+		}
+		if paused := p.isPaused(entry); paused || entry.paused {
+			entry.until, entry.paused = now.Add(2*p.askEvery), paused
+		}
+	}
 	for _, entry := range p.take(func(entry *parked) bool { return !entry.until.After(now) }) {
 		entry.in.parked = nil
 		p.settler.retry(entry.in, entry.rest, entry.err)
@@ -155,15 +170,17 @@ func (p *parking) take(which func(entry *parked) bool) []*parked {
 		}
 		taken = append(taken, entry)
 		p.bytes -= len(entry.in.msg.Payload)
-		for _, key := range entry.in.parents() {
-			others := slices.DeleteFunc(p.waiting[key], func(other *parked) bool { return other == entry })
-			if p.waiting[key] = others; len(others) == 0 {
-				delete(p.waiting, key)
+		for _, row := range entry.rows {
+			others := slices.DeleteFunc(p.waiting[row], func(other *parked) bool { return other == entry })
+			if p.waiting[row] = others; len(others) == 0 {
+				delete(p.waiting, row)
 			}
 		}
 		return true
 	})
-	p.count()
+	if len(taken) > 0 {
+		p.count()
+	}
 	return taken
 }
 

@@ -11,14 +11,14 @@ import (
 
 // family is a replica of nodes that refer to each other and of leaves that refer
 // to nodes.
-func family(t *testing.T, d Dialect, cfg func(c *Config), leaf Table) (*rig, *running) {
+func family(t *testing.T, d Dialect, ask time.Duration, cfg func(c *Config), leaf Table) (*rig, *running) {
 	t.Helper()
 	db := openDB(t, d,
 		`CREATE TABLE node_ref (id bigint PRIMARY KEY, above bigint REFERENCES node_ref (id), cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)`,
 		`CREATE TABLE leaf_ref (id bigint PRIMARY KEY, node bigint REFERENCES node_ref (id), cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL)`)
 	leaf.Name = "leaf_ref"
 	r := rigOn(t, db, map[string]Table{"node": {Name: "node_ref", RetryDelay: leaf.RetryDelay}, "leaf": leaf})
-	r.cfg.Now = time.Now
+	r.cfg.Now, r.askEvery = time.Now, ask
 	if cfg != nil {
 		cfg(&r.cfg)
 	}
@@ -51,7 +51,7 @@ func TestParkedUntilTheParentComes(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
 		const many = 200
-		r, run := family(t, d, nil, Table{RetryDelay: time.Hour})
+		r, run := family(t, d, time.Hour, nil, Table{RetryDelay: time.Hour})
 		var early []*message.Message
 		for i := range many {
 			early = append(early, leaf(i+1, 2, 1))
@@ -82,7 +82,7 @@ func TestParkedUntilTheParentComes(t *testing.T) {
 func TestParkedForNothing(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
-		r, run := family(t, d, nil, Table{MaxRetries: 2, RetryDelay: 30 * time.Millisecond})
+		r, run := family(t, d, time.Hour, nil, Table{MaxRetries: 2, RetryDelay: 30 * time.Millisecond})
 		begin := time.Now()
 		run.broker.deliver(leaf(1, 1, 1))
 		const dead = "cqrs.dead_letter_replica.leaf"
@@ -105,7 +105,7 @@ func TestParkedForNothing(t *testing.T) {
 func TestParkedAtTheEnd(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
-		r, run := family(t, d, nil, Table{RetryDelay: time.Hour})
+		r, run := family(t, d, time.Hour, nil, Table{RetryDelay: time.Hour})
 		run.broker.mu.Lock()
 		run.broker.requeue = false
 		run.broker.mu.Unlock()
@@ -131,7 +131,7 @@ func TestParkedAtTheEnd(t *testing.T) {
 // TestNoRoomToPark: what finds no room is tried again through the broker.
 func TestNoRoomToPark(t *testing.T) {
 	t.Parallel()
-	r, run := family(t, SQLite, func(cfg *Config) { cfg.MaxParked = 3 }, Table{RetryDelay: time.Hour})
+	r, run := family(t, SQLite, time.Hour, func(cfg *Config) { cfg.MaxParked = 3 }, Table{RetryDelay: time.Hour})
 	run.broker.mu.Lock()
 	run.broker.requeue = false
 	run.broker.mu.Unlock()
@@ -144,4 +144,40 @@ func TestNoRoomToPark(t *testing.T) {
 	}
 	run.broker.deliver(node(1, 0))
 	eventually(t, "three are applied", func() bool { return len(dump(t, r.db, "SELECT id FROM leaf_ref")) == 3 })
+}
+
+// TestNothingIsParkedSingly: a mounted consumer keeps nothing. The child goes to the
+// broker for its delay, which is an attempt, and is applied when it comes again.
+func TestNothingIsParkedSingly(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		r, run := family(t, d, time.Hour, nil, Table{RetryDelay: 7 * time.Second})
+		if err := run.stop(t); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = r.Close() }()
+		child := leaf(1, 1, 1)
+		if o, err := r.Apply(t.Context(), child); err != nil || o.Result != Parked || o.Delay != 7*time.Second || o.Err == nil {
+			t.Errorf("Apply: %+v, %v, want it parked for 7s", o, err)
+		}
+		if err := r.HandleMessage(child); err != nil {
+			t.Fatal(err)
+		}
+		const back = "cqrs.replica.leaf"
+		copies := run.broker.on(back)
+		if s := r.Stats(); len(copies) != 1 || s.Retried != 1 || s.Parked != 0 {
+			t.Fatalf("%d copies, %+v, want one retried and none parked", len(copies), s)
+		}
+		if diff := cmp.Diff([]time.Duration{7 * time.Second}, run.broker.delays); diff != "" {
+			t.Errorf("delays (-want +have):\n%s", diff)
+		}
+		for _, m := range []*message.Message{node(1, 0), copies[0]} {
+			if err := r.HandleMessage(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if rows := dump(t, r.db, "SELECT id FROM leaf_ref"); len(rows) != 1 || len(run.broker.on(back)) != 1 {
+			t.Errorf("have rows %v and %d copies, want the child applied", rows, len(run.broker.on(back)))
+		}
+	})
 }

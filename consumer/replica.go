@@ -22,7 +22,7 @@ type replica struct {
 	// index in Columns, or slotRevision, slotUpdated.
 	fields map[string]int
 	wire   []string // wire fields by slot
-	// parents are the replicas that its columns refer to.
+	// parents are the foreign keys whose columns are all mapped.
 	parents []parent
 	// outdated: the catalogue was read again since, and says something else. Only
 	// the goroutine that uses the engine knows.
@@ -43,16 +43,6 @@ func (r *replica) column(slot int) *dialect.Column {
 		return &r.Key
 	}
 	return &r.Columns[slot-slotColumn]
-}
-
-// slotOf returns the slot of a column, -1 when it is not mapped.
-func (r *replica) slotOf(column string) int {
-	for slot := slotKey; slot < r.slots(); slot++ {
-		if r.column(slot).Name == column {
-			return slot
-		}
-	}
-	return -1
 }
 
 func (r *replica) slots() int { return slotColumn + len(r.Columns) }

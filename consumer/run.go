@@ -291,7 +291,8 @@ func (r *runner) applyAll(ctx context.Context, batches <-chan *batch) {
 			}
 			r.handle(ctx, b)
 		case <-r.parking.due():
-			r.parking.release() //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+			r.parking.release()                                //nolint:contextcheck // the work outlives ctx by the drain: see runner.work
+			r.handlePart(ctx, part{messages: r.parking.ask()}) //nolint:contextcheck // as above
 		}
 	}
 }

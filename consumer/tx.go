@@ -51,6 +51,9 @@ func (tx Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.
 
 // QueryRowContext executes a statement that returns at most one row.
 func (tx Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if err := refuse(query); err != nil {
+		return tx.s.tx.QueryRowContext(refused{ctx, err}, query)
+	}
 	row := tx.s.tx.QueryRowContext(tx.s.limitToEnd(ctx), query, args...)
 	tx.s.note(ctx, query, row.Err())
 	return row

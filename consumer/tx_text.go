@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -31,6 +32,21 @@ func refuse(query string) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s", ErrTransactionText, shorten(query, maxShown))
+}
+
+// refused is a context that has ended for a reason of its own. A call with it is not
+// sent and returns that as its error, which is how a *sql.Row comes to one of ours.
+type refused struct {
+	context.Context //nolint:containedctx // it is one
+	err             error
+}
+
+func (r refused) Err() error { return r.err }
+
+func (r refused) Done() <-chan struct{} {
+	ended := make(chan struct{})
+	close(ended)
+	return ended
 }
 
 // firstWord returns the first word of a statement in capital letters, without

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,17 +29,30 @@ func TestRefusedTexts(t *testing.T) {
 func TestHandlerEndsItsTransaction(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
-		for _, query := range []string{"COMMIT", "ROLLBACK"} {
+		for _, query := range []string{"COMMIT", "ROLLBACK", "row COMMIT", "row ROLLBACK"} {
+			query, byRow := strings.CutPrefix(query, "row ")
 			calls := 0
 			r, run := runAuthors(t, d, Config{Workers: 1}, func(ctx context.Context, tx Tx, ev Event[author]) error {
 				if err := logAuthor(ctx, tx, ev); err != nil {
 					return err
 				}
-				if calls++; calls == 1 {
-					_, err := tx.ExecContext(ctx, query)
-					return errors.Join(errors.New("after all not"), err)
+				if calls++; calls > 1 {
+					return nil
 				}
-				return nil
+				var none int
+				var err error
+				if byRow {
+					err = tx.QueryRowContext(ctx, query).Scan(&none)
+				} else {
+					_, err = tx.ExecContext(ctx, query)
+				}
+				if !errors.Is(err, ErrTransactionText) {
+					t.Errorf("%s: have %v, want it refused", query, err)
+				}
+				if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM author_log").Scan(&none); err != nil || none != 1 {
+					t.Errorf("after %s: %v, and %d rows, want the transaction as it was", query, err, none)
+				}
+				return errors.New("after all not")
 			}, HandlerOptions{RetryDelay: time.Millisecond})
 			run.broker.mu.Lock()
 			run.broker.requeue = true

@@ -52,7 +52,7 @@ func (tx Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.
 // QueryRowContext executes a statement that returns at most one row.
 func (tx Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if err := refuse(query); err != nil {
-		return tx.s.tx.QueryRowContext(refused{ctx, err}, query)
+		return tx.s.tx.QueryRowContext(refused{ctx, err}, query) //nolint:contextcheck // it is made of ctx
 	}
 	row := tx.s.tx.QueryRowContext(tx.s.limitToEnd(ctx), query, args...)
 	tx.s.note(ctx, query, row.Err())

@@ -42,13 +42,13 @@ type failure struct {
 
 func (c *Consumer) newEngine() engine {
 	if c.dialect == dialect.SQLite {
-		return &sqlite{statements: c.newStatements(nil)}
+		return c.newSQLite()
 	}
 	// Each statement has to see what others committed while the one before it
 	// waited for a lock.
 	readCommitted := &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 	if c.dialect == dialect.MySQL {
-		return &mysql{statements: c.newStatements(readCommitted), locks: make(map[string]bool)}
+		return c.newMySQL(readCommitted)
 	}
 	return &postgres{statements: c.newStatements(readCommitted), conditions: make(map[[2]string]condition), suspicions: make(map[string]*suspicion)}
 }
@@ -63,6 +63,7 @@ type statements struct {
 	patience
 	texts map[any]string // of the prepared ones, when there is a timeout
 	last  any            // the key of the one used last
+	loose string         // the text of the one used last, when it is not prepared
 }
 
 func (c *Consumer) newStatements(options *sql.TxOptions) *statements {
@@ -103,8 +104,38 @@ func (s *statements) trim() error {
 
 // in returns the statement under the key, for use within a transaction.
 func (s *statements) in(ctx context.Context, tx *sql.Tx, key any) *sql.Stmt {
-	s.last = key
+	s.last, s.loose = key, ""
 	return tx.StmtContext(ctx, s.prepared[key])
+}
+
+// statement is one that is prepared, or is not.
+type statement interface {
+	ExecContext(ctx context.Context, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, args ...any) (*sql.Rows, error)
+}
+
+// with returns the statement under the key or, where it is not prepared, the text
+// to run as it is.
+func (s *statements) with(ctx context.Context, tx *sql.Tx, key any, text func() string) statement {
+	if s.prepared[key] != nil {
+		return s.in(ctx, tx, key)
+	}
+	s.last, s.loose = key, text()
+	return loose{tx, s.loose}
+}
+
+// loose is a statement that is not prepared.
+type loose struct {
+	tx   *sql.Tx
+	text string
+}
+
+func (l loose) ExecContext(ctx context.Context, args ...any) (sql.Result, error) {
+	return l.tx.ExecContext(ctx, l.text, args...)
+}
+
+func (l loose) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error) {
+	return l.tx.QueryContext(ctx, l.text, args...)
 }
 
 func (s *statements) close() error {
@@ -123,13 +154,13 @@ func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) 
 	if err != nil {
 		return fmt.Errorf("consumer: begin: %w", err)
 	}
-	s.last = nil
+	s.last, s.loose = nil, ""
 	if err = s.begin(ctx, tx); err == nil {
 		err = work(tx)
 	}
 	if err != nil {
 		_ = tx.Rollback() // work's error says more
-		s.tooLong(ctx, err, orElse(s.texts[s.last], "one that takes locks or looks for a fault"))
+		s.tooLong(ctx, err, orElse(s.loose, orElse(s.texts[s.last], "one that takes locks or looks for a fault")))
 		return err
 	}
 	if err := tx.Commit(); err != nil {

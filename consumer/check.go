@@ -51,7 +51,15 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 		case err != nil:
 			return nil, nil, fmt.Errorf("consumer: entity %q: %w", e.id, err)
 		default:
-			replicas[e.id] = newReplica(e, i, table)
+			r := newReplica(e, i, table)
+			if r.Primary && c.dialect == dialect.MySQL {
+				trigger, err := dialect.MySQLInsertTrigger(ctx, c.db, r.Table)
+				if err != nil {
+					return nil, nil, fmt.Errorf("consumer: entity %q: %w", e.id, err)
+				}
+				r.Primary = !trigger
+			}
+			replicas[e.id] = r
 			faults = errors.Join(faults, c.compare(e, table))
 		}
 	}
@@ -129,6 +137,7 @@ func newReplica(e *entity, place int, table *dialect.Table) *replica {
 			r.wire = append(r.wire, field)
 		}
 	}
+	r.Primary = slices.Equal(slices.Sorted(slices.Values(e.table.Keys)), slices.Sorted(slices.Values(primaryKey(table))))
 	slices.SortFunc(r.Rest, func(a, b int) int { // the order of Keys
 		return cmp.Compare(slices.Index(e.table.Keys, r.Columns[a].Name), slices.Index(e.table.Keys, r.Columns[b].Name))
 	})

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
 // incoming is one message, decoded, for a replica of ours.
@@ -150,6 +151,18 @@ func (in *incoming) readColumns() error {
 
 // covers reports whether in sets every column that other sets.
 func (in *incoming) covers(other *incoming) bool { return in.absent == "" || in.absent == other.absent }
+
+// writtenWithout tells which columns are written when some are absent, as in [incoming].
+func (r *replica) writtenWithout(absent string) dialect.Where {
+	written := make([]bool, len(r.Columns))
+	for i := range written {
+		written[i] = true
+	}
+	for i := 0; i < len(absent); i += 2 {
+		written[int(absent[i])|int(absent[i+1])<<8] = false
+	}
+	return func(i int) bool { return written[i] }
+}
 
 // writes reports whether the column with index i has a member.
 func (in *incoming) writes(i int) bool { return in.values[slotColumn+i] != nil }

@@ -209,17 +209,3 @@ func (p *postgres) within(ctx context.Context, tx *sql.Tx, batch []*incoming) (r
 	err := iso.try(ctx, tx, batch)
 	return iso.result, err
 }
-
-func (s *sqlite) within(ctx context.Context, tx *sql.Tx, batch []*incoming) (result, error) {
-	if err := s.trim(); err != nil {
-		return result{}, fmt.Errorf("consumer: close statements: %w", err)
-	}
-	for _, in := range batch {
-		if err := s.prepareFor(ctx, in); err != nil {
-			return result{}, err
-		}
-	}
-	var r result
-	err := s.each(ctx, tx, batch, &r)
-	return r, err
-}

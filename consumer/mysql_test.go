@@ -3,12 +3,12 @@ package consumer
 import (
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/go-cmp/cmp"
@@ -190,28 +190,39 @@ func TestMySQLLocks(t *testing.T) {
 }
 
 // TestMySQLRowMadeMeanwhile: a message whose row was made after it had looked for
-// one compares with that row.
+// one compares with that row, alone and among others.
 func TestMySQLRowMadeMeanwhile(t *testing.T) {
 	t.Parallel()
 	r := accountRig(t, MySQL)
-	r.batch(t, save(1, 5, "five"))
-	m, ok := r.engine.(*mysql)
-	if !ok {
-		t.Fatalf("the engine is %T", r.engine)
-	}
-	for revision, want := range map[int]outcome{3: stale, 5: duplicate, 6: applied} {
-		in := r.read(t, []*message.Message{save(1, revision, "late")})[0]
-		if err := m.transact(t.Context(), func(tx *sql.Tx) error {
-			if err := m.prepareFor(t.Context(), in); err != nil {
-				return err
+	// The trigger holds the insertion up between the look and the writing.
+	mustExec(t, r.db, "CREATE TRIGGER held BEFORE INSERT ON account_ref FOR EACH ROW SET @x = IF(NEW.title = 'late', SLEEP(0.5), 0)")
+	key := 0
+	for revision, want := range map[int]tally{3: {stale: 1}, 5: {duplicate: 1}, 6: {applied: 1}} {
+		for _, others := range []int{0, 2} {
+			key += 10
+			messages := []*message.Message{save(key, revision, "late")}
+			for i := range others {
+				messages = append(messages, save(key+1+i, 1, "beside"))
 			}
-			v, err := m.meet(t.Context(), tx, in, []any{int64(1)}, state{})
-			if v.outcome != want {
-				t.Errorf("revision %d: have outcome %v, want %v", revision, v.outcome, want)
+			want := want
+			want.applied += others
+			batch, done := r.read(t, messages), make(chan result, 1)
+			go func() {
+				res, err := r.engine.apply(t.Context(), batch, nil)
+				if err != nil {
+					t.Error(err)
+				}
+				done <- res
+			}()
+			linger(t.Context(), 200*time.Millisecond)
+			mustExec(t, r.db, fmt.Sprintf("INSERT INTO account_ref (id, title, cqrs_revision, cqrs_updated) VALUES (%d, 'five', 5, '%s')", key, timeText(MySQL, at(5))))
+			res := <-done
+			if diff := cmp.Diff(want, res.tally, cmp.AllowUnexported(tally{})); diff != "" || len(res.failures) > 0 {
+				t.Errorf("revision %d beside %d others: failures %v, counters (-want +have):\n%s", revision, others, res.failures, diff)
 			}
-			return errors.Join(err, errors.New("undo"))
-		}); err == nil || err.Error() != "undo" {
-			t.Errorf("revision %d: %v", revision, err)
+			if have, _ := r.world(t, key); have.Revision != int64(max(revision, 5)) {
+				t.Errorf("revision %d beside %d others: have %+v", revision, others, have)
+			}
 		}
 	}
 }

@@ -151,14 +151,7 @@ func (s shape) text() string {
 	if s.guard == deletion {
 		return s.to.PostgresDelete()
 	}
-	written := make([]bool, len(s.to.Columns))
-	for i := range written {
-		written[i] = true
-	}
-	for i := 0; i < len(s.absent); i += 2 {
-		written[int(s.absent[i])|int(s.absent[i+1])<<8] = false
-	}
-	where := func(i int) bool { return written[i] }
+	where := s.to.writtenWithout(s.absent)
 	if s.guard == following {
 		return s.to.PostgresFollow(where)
 	}

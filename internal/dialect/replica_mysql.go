@@ -1,36 +1,44 @@
 package dialect
 
-import "strings"
-
-// The statements of one message on MySQL. The row that it is about is locked
-// when it is read, so what is decided from it holds until the commit; whether
-// there is no row is not, see [ReplicaLock]. Texts of keys go as they are, the
-// tombstones' columns are binary.
-//
-// A new row is inserted and a stored one updated, never both in one: ON DUPLICATE
-// KEY UPDATE would change another key's row that has the same value in another
-// unique column.
-const (
-	mysqlReplicaStored = `SELECT 1, cqrs_revision, CAST(cqrs_updated AS CHAR) FROM {table} WHERE {is_key} FOR UPDATE`
-
-	mysqlReplicaTombstone = `
-SELECT 2, revision, CAST(updated AS CHAR) FROM {tombstones} WHERE replica = {replica} AND ` + "`key`" + ` = ?`
-
-	mysqlReplicaInsert = `
-INSERT INTO {table} ({first}, {columns}cqrs_revision, cqrs_updated)
-VALUES (?, {marks}?, ?)`
-
-	mysqlReplicaUpdate = `UPDATE {table} SET {set}cqrs_revision = ?, cqrs_updated = ? WHERE {is_key}`
-
-	mysqlReplicaDelete = `DELETE FROM {table} WHERE {is_key}`
-
-	mysqlReplicaBury = `
-INSERT INTO {tombstones} (replica, ` + "`key`" + `, revision, updated)
-VALUES ({replica}, ?, ?, ?)
-ON DUPLICATE KEY UPDATE revision = VALUES(revision), updated = VALUES(updated), deleted_at = UTC_TIMESTAMP(6)`
-
-	mysqlReplicaRevive = `DELETE FROM {tombstones} WHERE replica = {replica} AND ` + "`key`" + ` = ?`
+import (
+	"context"
+	"fmt"
 )
+
+// mysqlRows: the rows are locked when they are read, so what is decided from them
+// holds until the commit; whether there is no row is not, see [ReplicaLock]. Texts
+// of keys go as they are, the tombstones' columns are binary.
+//
+// ON DUPLICATE KEY UPDATE changes the row that the first index with a duplicate
+// leads to, whichever that is. So it is only for rows that are there, are locked,
+// and have the key for their primary one, which is the index that InnoDB looks at
+// first. New rows are inserted without it: a value that another row has in a
+// unique column is then an error.
+var mysqlRows = rowTexts{
+	stored: `SELECT 0, {key}, cqrs_revision, CAST(cqrs_updated AS CHAR) FROM {table}{hint} WHERE {among} FOR UPDATE`,
+
+	tombstones: "SELECT `key`, revision, CAST(updated AS CHAR) FROM {tombstones} WHERE replica = {replica} AND `key` IN ({marks})",
+
+	insert: `
+INSERT INTO {table} ({first}, {columns}cqrs_revision, cqrs_updated)
+VALUES {rows}`,
+
+	overwrite: `
+INSERT INTO {table} ({first}, {columns}cqrs_revision, cqrs_updated)
+VALUES {rows}
+ON DUPLICATE KEY UPDATE {overwrite}cqrs_revision = VALUES(cqrs_revision), cqrs_updated = VALUES(cqrs_updated)`,
+
+	update: `UPDATE {table} SET {set}cqrs_revision = ?, cqrs_updated = ? WHERE {is_key}`,
+
+	remove: `DELETE FROM {table} WHERE {among}`,
+
+	bury: `
+INSERT INTO {tombstones} (replica, ` + "`key`" + `, revision, updated)
+VALUES {tombs}
+ON DUPLICATE KEY UPDATE revision = VALUES(revision), updated = VALUES(updated), deleted_at = UTC_TIMESTAMP(6)`,
+
+	revive: "DELETE FROM {tombstones} WHERE replica = {replica} AND `key` IN ({marks})",
+}
 
 // ReplicaLock are MySQL's statements about the lock that a transaction takes on a
 // replica table before it reads: shared for SAVEs and SYNCs, exclusive for a batch
@@ -51,41 +59,19 @@ SELECT @@SESSION.sql_mode, @@SESSION.character_set_client,
        COALESCE(TIMESTAMPDIFF(SECOND, '2026-01-15 12:00:00', FROM_UNIXTIME(1768478400)), 1),
        COALESCE(TIMESTAMPDIFF(SECOND, '2026-07-15 12:00:00', FROM_UNIXTIME(1784116800)), 1)`
 
-// MySQLStored returns the query for a row's version, after the 1 that says so. Its
-// parameters are the key's values. It locks the row.
-func (r *Replica) MySQLStored() string { return r.mysql(mysqlReplicaStored) }
+// mysqlInsertTrigger asks whether a trigger acts before insertions into a table, and
+// so would on a row that is changed by an insertion that meets it.
+const mysqlInsertTrigger = `
+SELECT EXISTS (SELECT 1 FROM information_schema.triggers
+               WHERE event_object_schema = COALESCE(?, DATABASE()) AND event_object_table = ?
+                 AND event_manipulation = 'INSERT' AND action_timing = 'BEFORE')`
 
-// MySQLTombstone returns the query for a tombstone's version, after a 2. Its
-// parameter is the key's text.
-func (r *Replica) MySQLTombstone() string { return r.mysql(mysqlReplicaTombstone) }
-
-// MySQLInsert returns the statement that makes a row. Its parameters are the key,
-// the chosen columns in order, revision and time.
-func (r *Replica) MySQLInsert(where Where) string {
-	return r.mysql(mysqlReplicaInsert,
-		"{columns}", r.each(MySQL, where, "%[2]s, "),
-		"{marks}", strings.Repeat("?, ", strings.Count(r.each(MySQL, where, "%[1]d,"), ",")))
-}
-
-// MySQLUpdate returns the statement that changes a row. Its parameters are the
-// chosen columns in order, revision and time, and the key's values.
-func (r *Replica) MySQLUpdate(where Where) string {
-	return r.mysql(mysqlReplicaUpdate, "{set}", r.each(MySQL, where, "%[2]s = ?, "))
-}
-
-// MySQLDelete returns the statement that deletes the row of a key.
-func (r *Replica) MySQLDelete() string { return r.mysql(mysqlReplicaDelete) }
-
-// MySQLBury returns the statement that leaves or replaces a tombstone. Its
-// parameters are the key's text, revision and time.
-func (r *Replica) MySQLBury() string { return r.mysql(mysqlReplicaBury) }
-
-// MySQLRevive returns the statement that removes the tombstone of a key's text.
-func (r *Replica) MySQLRevive() string { return r.mysql(mysqlReplicaRevive) }
-
-func (r *Replica) mysql(text string, replacements ...string) string {
-	return strings.NewReplacer(append(replacements,
-		"{table}", MySQL.Quote(r.Table), "{replica}", MySQL.QuoteText(r.Table),
-		"{tombstones}", TombstoneTable, "{first}", MySQL.QuoteColumn(r.Key.Name),
-		"{is_key}", r.eachKey(MySQL, "%[1]s = ?", " AND "))...).Replace(text)
+// MySQLInsertTrigger reports whether the table has a trigger before insertions, as
+// far as the account may see the table's triggers.
+func MySQLInsertTrigger(ctx context.Context, q Querier, table string) (has bool, err error) {
+	_, args := MySQL.columns(table)
+	if err := q.QueryRowContext(ctx, mysqlInsertTrigger, args...).Scan(&has); err != nil {
+		return false, fmt.Errorf("read the triggers of table %s: %w", table, err)
+	}
+	return has, nil
 }

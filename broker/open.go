@@ -27,7 +27,7 @@ type Options struct {
 //
 //nolint:gosec // the password is an example's
 const Forms = `amqp://user:password@host:5672/vhost, amqps://… (RabbitMQ; several hosts, separated by commas)
-nats://user:password@host:4222, tls://… (NATS JetStream; several, separated by commas)
+nats://user:password@host:4222, tls://… (NATS JetStream; several hosts, separated by commas)
 jetstream+embedded:///folder (NATS JetStream inside this process)
 postgres://user:password@host:5432/database, postgresql://… (PostgreSQL itself; slower)
 memory:// (inside this process, gone with it; for tests)`

@@ -53,7 +53,10 @@ func checkBrokerURL(raw string) error {
 	case "nats", "tls":
 		var faults []error
 		for server := range strings.SplitSeq(raw, ",") {
-			if _, err := parseServerURL(strings.TrimSpace(server)); err != nil {
+			if server = strings.TrimSpace(server); !strings.Contains(server, "://") { // a host behind the first
+				server = scheme + "://" + server
+			}
+			if _, err := parseServerURL(server); err != nil {
 				faults = append(faults, err)
 			}
 		}

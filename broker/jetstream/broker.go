@@ -45,13 +45,19 @@ type Broker struct {
 // request, until ConfirmTimeout, and fails if the server cannot be reached;
 // later losses of the connection are mended by the Broker.
 //
-//	nats://user:password@host:4222   also several, separated by commas; tls:// for TLS
-//	  ?creds=/path/user.creds        credentials file
+//	nats://user:password@host:4222   also a token alone; several as one:4222,two:4222; tls:// for TLS
+//	  ?creds=/path/user.creds        credentials file, or ?nkey=FILE with the seed of an nkey
+//	  ?cacertfile=FILE               trust these authorities, not the system's; TLS
+//	  ?certfile=FILE&keyfile=FILE    the client's certificate; TLS
+//	  ?server_name_indication=NAME   to be found in the server's certificate, not the host; TLS
 //	jetstream+embedded:///path       a server in this process with its files under path, no socket
 //	  ?sync=always|DURATION          fsync before each confirmation, or that often (default 1s)
 //
 // The parameters stream, replicas, prefetch, window, confirm_timeout and
 // ack_wait take precedence over the fields of cfg.
+//
+// Of several servers any one is taken, now and whenever a connection is lost; also one that the
+// cluster has told of. Files are read anew for each connection.
 //
 // Errors never contain the URL.
 func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {

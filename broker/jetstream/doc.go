@@ -83,5 +83,12 @@
 // [Open] creates the stream if it is missing, never changes one that exists,
 // and refuses one that could lose messages.
 //
+// In a cluster, a stream and its queues are on Config.Replicas servers; with 3
+// any one of them can go at any time. A connection that has gone silent is
+// given up after 20 to 30 seconds, one that is lost is made again at another
+// server. Messages that were on their way to a subscriber then come again after
+// Config.AckWait, behind later ones; the order in the stream stays that of
+// publishing.
+//
 // A Broker is safe for concurrent use.
 package jetstream

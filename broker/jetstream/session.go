@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,9 +35,13 @@ type session struct {
 // knows more servers of the cluster than the URL.
 func (b *Broker) connect(ctx context.Context, old *session) (*session, error) {
 	s := &session{done: make(chan struct{})}
-	nc, err := nats.Connect(b.servers(old), b.options(ctx, s)...)
+	opts, err := b.options(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: connect: %w", err)
+	}
+	nc, err := nats.Connect(b.servers(old), opts...)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: connect: %w", withRemedy(err))
 	}
 	s.nc = nc
 	if err := b.prepare(ctx, s); err != nil {
@@ -69,12 +72,11 @@ func (b *Broker) servers(old *session) string {
 	return servers
 }
 
-func (b *Broker) options(ctx context.Context, s *session) []nats.Option {
-	var opts []nats.Option
-	if b.target.credentials != "" {
-		opts = append(opts, nats.UserCredentials(b.target.credentials))
+func (b *Broker) options(ctx context.Context, s *session) ([]nats.Option, error) {
+	opts, err := b.target.security.options()
+	if err != nil {
+		return nil, err
 	}
-	opts = append(opts, userOption(b.target.user)...)
 	if b.server != nil {
 		opts = append(opts, nats.InProcessServer(b.server.srv))
 	} else {
@@ -91,20 +93,7 @@ func (b *Broker) options(ctx context.Context, s *session) []nats.Option {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			b.log.Warn("jetstream: connection", "err", err)
 		}),
-	)
-}
-
-// userOption lets the servers that a cluster announces, whose addresses come
-// without, have the URL's user.
-func userOption(user *url.Userinfo) []nats.Option {
-	if user == nil {
-		return nil
-	}
-	password, both := user.Password()
-	if !both {
-		return []nats.Option{nats.Token(user.Username())}
-	}
-	return []nats.Option{nats.UserInfo(user.Username(), password)}
+	), nil
 }
 
 // dialer gives dialling up when the Broker closes.

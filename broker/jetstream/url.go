@@ -18,11 +18,10 @@ const defaultSync = time.Second
 
 // target is what a broker URL says.
 type target struct {
-	servers     string        // for nats.Connect; empty when embedded
-	user        *url.Userinfo // for servers that the cluster tells us of
-	credentials string        // file for nats.UserCredentials
-	dir         string        // of the embedded server
-	sync        time.Duration // its fsync interval; 0: before each confirmation
+	servers  string        // for nats.Connect; empty when embedded
+	security security      // towards the servers
+	dir      string        // of the embedded server
+	sync     time.Duration // its fsync interval; 0: before each confirmation
 }
 
 // parse reads a broker URL, whose parameters go before the fields of cfg. Its
@@ -62,36 +61,44 @@ func parseSync(value string) (time.Duration, error) {
 	return d, nil
 }
 
-// parseServers reads one or more NATS URLs, separated by commas. Parameters
-// may stand behind any of them.
+// parseServers reads one or more NATS URLs, separated by commas. Those behind the
+// first may be a mere host:port, which has scheme and user of the one before.
+// Parameters may stand behind any of them.
 func parseServers(raw string, cfg *Config) (target, error) {
 	var t target
 	params := cfg.parameters()
-	params["creds"] = func(value string) error {
-		t.credentials = value
-		return nil
-	}
+	t.security.parameters(params)
 	var servers []string
+	before := &url.URL{}
 	for i, part := range strings.Split(raw, ",") {
+		part = strings.TrimSpace(part)
+		bare := i > 0 && !strings.Contains(part, "://")
+		if bare {
+			part = before.Scheme + "://" + part
+		}
 		_, rest, _ := strings.Cut(part, "://")
 		if end := strings.IndexAny(rest, "/?#"); end >= 0 && strings.Contains(rest[end:], "@") { // a part of a password would be the host
 			return target{}, fmt.Errorf("jetstream: url: server %d cannot be read; reserved characters in the user name and the password must be percent-encoded", i+1)
 		}
-		u, err := url.Parse(strings.TrimSpace(part))
-		if err != nil || u.Host == "" || (u.Scheme != "nats" && u.Scheme != "tls") {
+		u, err := url.Parse(part)
+		if err != nil || u.Host == "" || (u.Scheme != "nats" && u.Scheme != "tls") || bare && u.User != nil {
 			return target{}, fmt.Errorf("jetstream: url: server %d is malformed, want nats://host:port or tls://host:port", i+1)
 		}
 		if err := params.read(u); err != nil {
 			return target{}, err
 		}
-		if t.user == nil {
-			t.user = u.User
+		if bare {
+			u.User = before.User
+		}
+		before = u
+		if t.security.user == nil {
+			t.security.user = u.User
 		}
 		u.RawQuery, u.Fragment, u.Path = "", "", ""
 		servers = append(servers, u.String())
 	}
 	t.servers = strings.Join(servers, ",")
-	return t, nil
+	return t, t.security.check()
 }
 
 // parameters are the known parameters of a URL's query and what sets them.

@@ -41,7 +41,8 @@ var (
 )
 
 // Open connects to the server at an amqp or amqps URL and declares the exchange. The URL may name several
-// hosts of a cluster, as in amqp://user:password@one,two:5673/; they are tried in turn, from the one that worked last. It waits for the
+// hosts of a cluster, as in amqp://user:password@one,two:5673/; they are tried in turn, from the one that
+// worked last, each for at most DialTimeout, now and whenever a connection is lost. It waits for the
 // server until ctx ends, at most for DialTimeout and then ConfirmTimeout; a server that cannot be
 // reached is an error that names its address without the password. All faults of URL and
 // configuration are reported at once. The broker lives until Close, not until ctx ends.
@@ -53,7 +54,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	}
 	b := newBroker(cfg, func(purpose string) *link {
 		return newLink(&dialer{
-			urls: dials, address: address, name: cfg.Name + " " + purpose, tls: cfg.TLS,
+			urls: dials, address: address, name: cfg.Name + " " + purpose, tls: cfg.TLS, heartbeat: cfg.Heartbeat,
 			timeout: cfg.DialTimeout, writeTimeout: cfg.ConfirmTimeout,
 		}, cfg.Logger, purpose)
 	})
@@ -221,9 +222,9 @@ func (b *Broker) declare(ctx context.Context, bindings []binding) error {
 	if err != nil {
 		return err
 	}
-	err = b.declareOn(c, func(ch *amqp.Channel) error { return declare(ch, bindings) })
+	declared, err := b.declareKeeping(c, bindings)
 	if err == nil {
-		b.topology.remember(bindings)
+		b.topology.remember(declared)
 	}
 	return err
 }

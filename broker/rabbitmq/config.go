@@ -22,7 +22,7 @@ const (
 	DefaultPrefetch = 1001
 	// DefaultWindow keeps RabbitMQ busy; a larger one does not make it faster.
 	DefaultWindow = 2048
-	// DefaultTimeout is the default of ConfirmTimeout and DialTimeout.
+	// DefaultTimeout is the default of ConfirmTimeout, DialTimeout and Heartbeat.
 	DefaultTimeout = 10 * time.Second
 	// DefaultName is shown in RabbitMQ's list of connections.
 	DefaultName = "lockstep"
@@ -36,6 +36,8 @@ const (
 const (
 	maxExchange = 200   // leaves room for the names of delay queues in AMQP's 255 bytes
 	maxPrefetch = 65535 // AMQP's prefetch count has 16 bits
+
+	maxHeartbeat = 65535 * time.Second // AMQP's has 16 bits, too
 )
 
 // Config tunes a [Broker]. The zero value works. A parameter in the URL's query (given in brackets)
@@ -56,8 +58,15 @@ type Config struct {
 	// DialTimeout bounds one attempt to connect, with TLS and AMQP handshakes.
 	// Default: [DefaultTimeout]. [connection_timeout, in milliseconds]
 	DialTimeout time.Duration
-	// TLS is used for amqps URLs. Default: the system's certificate authorities, or what the URL
-	// says. [cacertfile, certfile, keyfile, server_name_indication]
+	// Heartbeat is how often the two sides show each other that they are there, when nothing else
+	// passes: the smaller one of this and the server's own counts. A connection on which nothing has
+	// come for about two heartbeats is given up. 1 s to 65535 s, in whole seconds.
+	// Default: [DefaultTimeout]. [heartbeat, in seconds]
+	Heartbeat time.Duration
+	// TLS is used for amqps URLs. Default: the system's certificate authorities and no certificate of
+	// the client, or what the URL says: files in PEM form that are read anew for each connection, and
+	// the name to be found in the server's certificate in place of the host's.
+	// [cacertfile, certfile and keyfile, server_name_indication]
 	TLS *tls.Config
 	// QueueType is what kind of queues are declared: "classic" or "quorum". All who declare a queue
 	// must agree, and django-cqrs declares classic ones. Default: classic. [queue_type]
@@ -74,6 +83,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Window, DefaultWindow)
 	setDefault(&c.ConfirmTimeout, DefaultTimeout)
 	setDefault(&c.DialTimeout, DefaultTimeout)
+	setDefault(&c.Heartbeat, DefaultTimeout)
 	setDefault(&c.Name, DefaultName)
 	setDefault(&c.QueueType, queueClassic)
 	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
@@ -108,12 +118,15 @@ func (c Config) validate() error {
 	if c.DialTimeout < 0 {
 		fault("DialTimeout is %v, not positive", c.DialTimeout)
 	}
+	if c.Heartbeat < time.Second || c.Heartbeat > maxHeartbeat || c.Heartbeat%time.Second != 0 {
+		fault("Heartbeat is %v, not 1s to %v without fractions of 1s", c.Heartbeat, maxHeartbeat)
+	}
 	return errors.Join(faults...)
 }
 
 // serverParameters are the query parameters that amqp091 reads itself.
 var serverParameters = []string{
-	"cacertfile", "certfile", "keyfile", "server_name_indication", "auth_mechanism", "heartbeat", "channel_max",
+	paramCA, paramCert, paramKey, paramServerName, "auth_mechanism", "channel_max",
 }
 
 // ErrURL reports a URL, or parameters in it, that Open cannot read, and faults of the Config. It is found
@@ -161,7 +174,7 @@ func parseURL(raw string, cfg Config) (dial, address string, _ Config, _ error) 
 	if err != nil {
 		return "", address, cfg, fmt.Errorf("the URL's query: %w", err)
 	}
-	if err := cfg.read(query); err != nil {
+	if err := errors.Join(cfg.read(query), cfg.checkTLS(u, query)); err != nil {
 		return "", address, cfg, err
 	}
 	u.RawQuery = query.Encode()
@@ -195,6 +208,10 @@ func (c *Config) read(query url.Values) error {
 			if c.ConfirmTimeout, err = time.ParseDuration(value); err == nil && c.ConfirmTimeout <= 0 {
 				err = fmt.Errorf("%q is not positive", value)
 			}
+		case "heartbeat":
+			var seconds int
+			seconds, err = positive(value)
+			c.Heartbeat = time.Duration(min(seconds, 1<<16)) * time.Second
 		case "connection_timeout":
 			var ms int
 			ms, err = positive(value)

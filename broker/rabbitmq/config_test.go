@@ -5,27 +5,25 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 func TestURLParameters(t *testing.T) {
 	t.Parallel()
 	dial, address, have, err := parseURL("amqps://u:p%40ss@host:1/v?exchange=e&prefetch=7&window=8&"+
-		"confirm_timeout=9s&connection_timeout=1500&name=n&heartbeat=5&cacertfile=ca.pem", Config{Exchange: "other"})
+		"confirm_timeout=9s&connection_timeout=1500&name=n&heartbeat=5&server_name_indication=rabbit", Config{Exchange: "other"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Config{
 		Exchange: "e", Prefetch: 7, Window: 8, ConfirmTimeout: 9 * time.Second,
-		DialTimeout: 1500 * time.Millisecond, Name: "n",
+		DialTimeout: 1500 * time.Millisecond, Name: "n", Heartbeat: 5 * time.Second,
 	}
 	if diff := cmp.Diff(want, have, cmpopts.IgnoreFields(Config{}, "TLS", "Logger")); diff != "" {
 		t.Errorf("config (-want +have):\n%s", diff)
 	}
-	if want := "amqps://u:p%40ss@host:1/v?cacertfile=ca.pem&heartbeat=5"; dial != want {
+	if want := "amqps://u:p%40ss@host:1/v?server_name_indication=rabbit"; dial != want {
 		t.Errorf("dialled: have %s, want %s", dial, want)
 	}
 	if want := "amqps://u:xxxxx@host:1/v"; address != want {
@@ -36,12 +34,12 @@ func TestURLParameters(t *testing.T) {
 // A URL may name a cluster's hosts; they share the rest.
 func TestURLOfSeveralHosts(t *testing.T) {
 	t.Parallel()
-	dials, address, cfg, err := parseURLs("amqp://u,v:p,w@one,two:5673,three/shop?heartbeat=5&window=8", Config{})
+	dials, address, cfg, err := parseURLs("amqp://u,v:p,w@one,two:5673,three/shop?channel_max=5&window=8", Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		"amqp://u,v:p%2Cw@one/shop?heartbeat=5", "amqp://u,v:p%2Cw@two:5673/shop?heartbeat=5", "amqp://u,v:p%2Cw@three/shop?heartbeat=5",
+		"amqp://u,v:p%2Cw@one/shop?channel_max=5", "amqp://u,v:p%2Cw@two:5673/shop?channel_max=5", "amqp://u,v:p%2Cw@three/shop?channel_max=5",
 	}
 	for i := range dials {
 		dials[i] = strings.Replace(dials[i], "p,w@", "p%2Cw@", 1)
@@ -54,49 +52,12 @@ func TestURLOfSeveralHosts(t *testing.T) {
 	}
 }
 
-// With a host that is away the next one is taken; one that is away for good costs nothing more.
-func TestFailover(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	url := strings.Replace(r.url, "@", "@127.0.0.1:1,", 1)
-	b := r.openAt(url, Config{})
-	queue := r.queue()
-	r.bind(b, queue, "account")
-	if err := b.Publish("account", message.NewMessage("1", []byte("x"))); err != nil {
-		t.Errorf("Publish through the second host: %v", err)
-	}
-	if _, err := Open(t.Context(), "amqp://u:secret@127.0.0.1:1,127.0.0.1:2/", Config{}); err == nil ||
-		!strings.Contains(err.Error(), "127.0.0.1:1") || !strings.Contains(err.Error(), "127.0.0.1:2") || strings.Contains(err.Error(), "secret") {
-		t.Errorf("with no host there: have %v, want both named and no password", err)
-	}
-}
-
-// Quorum queues are declared as such, and deliver.
-func TestQuorumQueue(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	b := r.open(Config{QueueType: "quorum"})
-	queue := r.queue()
-	r.bind(b, queue, "account")
-	if _, err := r.ch.QueueDeclare(queue, true, false, false, false, amqp.Table{"x-queue-type": "quorum"}); err != nil {
-		t.Errorf("the queue is of another type: %v", err)
-	}
-	if err := b.Publish("account", message.NewMessage("1", []byte("x"))); err != nil {
-		t.Fatal(err)
-	}
-	m := <-r.subscribe(b, queue)
-	if m.UUID != "1" {
-		t.Errorf("have message %s, want 1", m.UUID)
-	}
-	m.Ack()
-}
-
 func TestZeroConfig(t *testing.T) {
 	t.Parallel()
 	have := Config{}.withDefaults()
 	want := Config{
 		Exchange: "cqrs", Prefetch: 1001, Window: 2048, Name: "lockstep",
-		ConfirmTimeout: 10 * time.Second, DialTimeout: 10 * time.Second, QueueType: "classic",
+		ConfirmTimeout: 10 * time.Second, DialTimeout: 10 * time.Second, Heartbeat: 10 * time.Second, QueueType: "classic",
 	}
 	if diff := cmp.Diff(want, have, cmpopts.IgnoreFields(Config{}, "TLS", "Logger")); diff != "" {
 		t.Errorf("defaults (-want +have):\n%s", diff)
@@ -112,6 +73,7 @@ func TestFaultsOfConfigAndURL(t *testing.T) {
 		"amqp://u:secret@h/?colour=red&shape=round":                 {"colour, shape"},
 		"amqp://u:secret@h/?prefetch=many&window=0&confirm_timeout": {"prefetch", "window", "confirm_timeout"},
 		"amqp://u:secret@h/?heartbeat=often":                        {"heartbeat"},
+		"amqp://u:secret@h/?heartbeat=65536":                        {"Heartbeat", "1s"},
 		"http://u:secret@h/":                                        {"http"},
 		"amqp://u:sec#ret@h/":                                       {"percent-encoded"},
 		"amqp://u:secret@h/?prefetch=70000":                         {"Prefetch"},
@@ -131,9 +93,9 @@ func TestFaultsOfConfigAndURL(t *testing.T) {
 		}
 	}
 	_, err := Open(t.Context(), "amqp://h/", Config{
-		Exchange: strings.Repeat("x", 201), Prefetch: -1, Window: -1, ConfirmTimeout: -1, DialTimeout: -1,
+		Exchange: strings.Repeat("x", 201), Prefetch: -1, Window: -1, ConfirmTimeout: -1, DialTimeout: -1, Heartbeat: time.Millisecond,
 	})
-	for _, field := range []string{"Exchange", "Prefetch", "Window", "ConfirmTimeout", "DialTimeout"} {
+	for _, field := range []string{"Exchange", "Prefetch", "Window", "ConfirmTimeout", "DialTimeout", "Heartbeat"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("have error %v, want one that names %s", err, field)
 		}

@@ -21,6 +21,7 @@ type dialer struct {
 	address      string   // for people: no password, no query
 	name         string
 	tls          *tls.Config
+	heartbeat    time.Duration
 	last         atomic.Int32  // index of the host that worked last
 	timeout      time.Duration // of connecting
 	writeTimeout time.Duration
@@ -65,6 +66,7 @@ func (d *dialer) dialHost(ctx context.Context, url string) (*conn, error) {
 	var stop func() bool // ends the limit that ctx sets to the handshakes
 	c.Connection, err = amqp.DialConfig(url, amqp.Config{
 		Properties:      properties,
+		Heartbeat:       d.heartbeat,
 		TLSClientConfig: d.tls.Clone(),
 		Dial: func(network, addr string) (net.Conn, error) {
 			var dialer net.Dialer
@@ -84,7 +86,7 @@ func (d *dialer) dialHost(ctx context.Context, url string) (*conn, error) {
 		if c.sock != nil {
 			c.cut()
 		}
-		return nil, err
+		return nil, withRemedy(err)
 	}
 	c.lost = c.NotifyClose(make(chan *amqp.Error, 1))
 	c.blockings = c.NotifyBlocked(make(chan amqp.Blocking, 8))

@@ -30,11 +30,19 @@
 // # Failure
 //
 // Publishing and consuming have a connection each, so that RabbitMQ's throttling of publishers never
-// delays acknowledgements. A lost connection is dialled again in the background, for ever, and the
+// delays acknowledgements. A lost connection is dialled again in the background, for ever, at all hosts
+// of the URL in turn; one that has gone silent is lost after about two heartbeats. The
 // exchange and all bound queues are declared again before it is used. Every call that talks to the
 // server ends within the confirm timeout (binding: twice that, once to find a connection and once to
 // use it). An error is a [RefusedError] if it speaks of the message, [ErrClosed] after Close, and
 // otherwise an outage, which says nothing about the message. A missing permission is an outage, too.
+//
+// # Quorum queues
+//
+// With QueueType "quorum" all queues but those of delays are replicated ones. RabbitMQ 4 drops a message
+// from a quorum queue when it was given back 20 times; the adapter declares them without that limit,
+// since the end of a consumer gives back all it holds. A queue that exists with a limit keeps it, which
+// is logged; one of the other type is an error of [Broker.Bind].
 //
 // # Concurrency
 //

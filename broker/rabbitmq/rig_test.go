@@ -199,7 +199,8 @@ type proxy struct {
 
 	mu     sync.Mutex
 	conns  []net.Conn
-	gates  []*gate // of the conns, one for two
+	gates  []*gate // of the conns, one for two: what goes to the server
+	backs  []*gate // the same of what comes from it
 	refuse bool
 }
 
@@ -269,11 +270,11 @@ func (p *proxy) serve() {
 			p.mu.Unlock()
 			continue
 		}
-		g := &gate{}
-		p.conns, p.gates = append(p.conns, client, server), append(p.gates, g)
+		g, back := &gate{}, &gate{}
+		p.conns, p.gates, p.backs = append(p.conns, client, server), append(p.gates, g), append(p.backs, back)
 		p.mu.Unlock()
 		go pipe(server, client, g)
-		go pipe(client, server, &gate{})
+		go pipe(client, server, back)
 	}
 }
 
@@ -301,6 +302,16 @@ func (p *proxy) stall() {
 	}
 }
 
+// freeze passes nothing any more on the present connections, in either direction, and does not end them.
+func (p *proxy) freeze() {
+	p.stall()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, g := range p.backs {
+		g.close()
+	}
+}
+
 // cut ends all connections; new ones are let through unless refuse is set.
 func (p *proxy) cut() {
 	p.mu.Lock()
@@ -308,14 +319,21 @@ func (p *proxy) cut() {
 	for _, c := range p.conns {
 		_ = c.Close()
 	}
-	for _, g := range p.gates {
+	for _, g := range append(p.gates, p.backs...) {
 		g.open() // ends its pipe
 	}
-	p.conns, p.gates = nil, nil
+	p.conns, p.gates, p.backs = nil, nil, nil
 }
 
 func (p *proxy) setRefuse(refuse bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refuse = refuse
+}
+
+// connections returns how many lead through the proxy.
+func (p *proxy) connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.gates)
 }

@@ -7,56 +7,108 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
 
-// selfSigned returns a certificate for 127.0.0.1 and a pool that trusts it.
-func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
+// authority is a certificate authority of the test's own.
+type authority struct {
+	t    *testing.T
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) *authority {
 	t.Helper()
+	a := &authority{t: t, dir: t.TempDir()}
+	a.cert, a.key = a.sign("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	return a
+}
+
+// sign makes a certificate, by itself if there is no authority yet, and writes it and its key to files.
+func (a *authority) sign(name string, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	template.SerialNumber, template.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: name}
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = template, key
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(certificate)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for suffix, block := range map[string]*pem.Block{
+		".pem": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "PRIVATE KEY", Bytes: keyDER},
+	} {
+		if err := os.WriteFile(a.file(name+suffix), pem.EncodeToMemory(block), 0o600); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	return certificate, key
 }
 
-// TestTLS puts a listener with TLS before the server.
-func TestTLS(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	certificate, pool := selfSigned(t)
-	p, url := r.proxied()
-	front, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate}})
-	if err != nil {
-		t.Fatal(err)
+func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
+
+// server returns the configuration of a server with a certificate for a name or an address.
+func (a *authority) server(host string) *tls.Config {
+	a.t.Helper()
+	template := &x509.Certificate{DNSNames: []string{host}}
+	if ip := net.ParseIP(host); ip != nil {
+		template = &x509.Certificate{IPAddresses: []net.IP{ip}}
 	}
-	plain := p.listener.Addr().String()
-	t.Cleanup(func() { _ = front.Close() })
+	cert, key := a.sign("server", template)
+	return &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, MinVersion: tls.VersionTLS12,
+	}
+}
+
+func (a *authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// encrypted puts a listener with TLS before the server and returns the URL through it, and the proxy
+// behind the listener.
+func (r *rig) encrypted(cfg *tls.Config) (*proxy, string) {
+	r.t.Helper()
+	p, plain := r.proxied()
+	front, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	target := p.listener.Addr().String()
+	r.t.Cleanup(func() { _ = front.Close() })
 	go func() {
 		for {
 			client, err := front.Accept()
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", plain)
+			server, err := net.Dial("tcp", target)
 			if err != nil {
 				_ = client.Close()
 				continue
@@ -65,12 +117,15 @@ func TestTLS(t *testing.T) {
 			go pipe(client, server, &gate{})
 		}
 	}()
-	url = "amqps" + strings.TrimPrefix(strings.Replace(url, plain, front.Addr().String(), 1), "amqp")
+	return p, "amqps" + strings.TrimPrefix(strings.Replace(plain, target, front.Addr().String(), 1), "amqp")
+}
 
-	if _, err := Open(context.Background(), url, Config{Exchange: r.exchange}); err == nil {
-		t.Error("an unknown certificate: want an error")
-	}
-	b, queue := r.openAt(url, Config{TLS: &tls.Config{RootCAs: pool}}), r.queue()
+// TestTLS carries a load, with a configuration in code.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	r, ca := newRig(t), newAuthority(t)
+	_, url := r.encrypted(ca.server("127.0.0.1"))
+	b, queue := r.openAt(url, Config{TLS: &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}}), r.queue()
 	r.bind(b, queue, "account")
 	messages := r.subscribe(b, queue)
 	for range 2 {
@@ -80,5 +135,115 @@ func TestTLS(t *testing.T) {
 		if errs := wait(t.Context()); errs != nil {
 			t.Fatal(errs)
 		}
+	}
+}
+
+// TestTLSByURL: what the URL can say about TLS. An error says what to do, without the password.
+func TestTLSByURL(t *testing.T) {
+	t.Parallel()
+	r, ca, other := newRig(t), newAuthority(t), newAuthority(t)
+	ca.sign("client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	other.sign("client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	plain, named, mutual := ca.server("127.0.0.1"), ca.server("rabbit.example"), ca.server("127.0.0.1")
+	mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, ca.pool()
+	client := func(a *authority) url.Values {
+		return url.Values{
+			"cacertfile": {ca.file("ca.pem")}, "certfile": {a.file("client.pem")}, "keyfile": {a.file("client.key")},
+		}
+	}
+	for name, test := range map[string]struct {
+		server *tls.Config
+		params url.Values
+		want   string // of the error; empty: none
+	}{
+		"an authority that the system does not know": {plain, nil, "cacertfile=FILE"},
+		"the right authority":                        {plain, url.Values{"cacertfile": {ca.file("ca.pem")}}, ""},
+		"another authority":                          {plain, url.Values{"cacertfile": {other.file("ca.pem")}}, "cacertfile=FILE"},
+		"another host's certificate":                 {named, url.Values{"cacertfile": {ca.file("ca.pem")}}, "server_name_indication=NAME"},
+		"the name in the certificate": {
+			named, url.Values{"cacertfile": {ca.file("ca.pem")}, "server_name_indication": {"rabbit.example"}}, "",
+		},
+		"no client certificate":              {mutual, url.Values{"cacertfile": {ca.file("ca.pem")}}, "certificate required"},
+		"a client certificate":               {mutual, client(ca), ""},
+		"a client certificate of another CA": {mutual, client(other), "tls:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy, url := r.encrypted(test.server)
+			b, err := Open(context.Background(), url+"?"+test.params.Encode(), Config{Exchange: r.exchange})
+			if test.want != "" {
+				if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "guest:guest") {
+					t.Errorf("have error %v, want one with %q and no password", err, test.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = b.Close() }()
+			proxy.cut() // the next connection is made like the first
+			eventually(t, "publishing over another connection", func() bool { return b.Publish("account", newMessage("x")) == nil })
+		})
+	}
+}
+
+// TestNoTLSThere: a server that does not speak TLS is told from one that cannot be trusted.
+func TestNoTLSThere(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	_, err := Open(t.Context(), "amqps"+strings.TrimPrefix(r.url, "amqp"), Config{DialTimeout: 2 * time.Second})
+	if err == nil || !strings.Contains(err.Error(), "5671") || !strings.Contains(err.Error(), "amqp://") {
+		t.Errorf("have %v, want an error that speaks of the port", err)
+	}
+}
+
+// systemRoots is set in the process in which the system's authorities are the test's own.
+const systemRoots = "LOCKSTEP_TEST_TLS_URL"
+
+// TestTLSByTheSystemsAuthorities: without any parameter those count that the system trusts. A process
+// reads them once, so it takes one of its own.
+func TestTLSByTheSystemsAuthorities(t *testing.T) {
+	t.Parallel()
+	if url := os.Getenv(systemRoots); url != "" {
+		b, err := Open(t.Context(), url, Config{Exchange: "amq.topic"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = b.Close()
+		return
+	}
+	r, ca := newRig(t), newAuthority(t)
+	_, url := r.encrypted(ca.server("127.0.0.1"))
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestTLSByTheSystemsAuthorities$")
+	cmd.Env = append(os.Environ(), systemRoots+"="+url, "SSL_CERT_FILE="+ca.file("ca.pem"), "SSL_CERT_DIR="+t.TempDir())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("with the authority among the system's: %v\n%s", err, out)
+	}
+}
+
+// TestFaultsOfTLS are told before anything is connected to, and none is passed over.
+func TestFaultsOfTLS(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	good, key := ca.file("ca.pem"), ca.file("ca.key")
+	for params, want := range map[string][]string{
+		"amqp://u:secret@h/?cacertfile=" + good:                     {"cacertfile", "amqps://"},
+		"amqp://u:secret@h/?server_name_indication=x":               {"server_name_indication", "amqps://"},
+		"amqps://u:secret@h/?cacertfile=" + ca.file("none.pem"):     {"cacertfile", "none.pem"},
+		"amqps://u:secret@h/?cacertfile=" + key:                     {"cacertfile", "ca.key", "no certificate"},
+		"amqps://u:secret@h/?certfile=" + good:                      {"certfile", "keyfile", "both"},
+		"amqps://u:secret@h/?keyfile=" + key:                        {"certfile", "keyfile", "both"},
+		"amqps://u:secret@h/?keyfile=" + good + "&certfile=" + good: {"certfile", "keyfile"},
+	} {
+		_, err := Open(t.Context(), params, Config{})
+		for _, text := range append(want, "rabbitmq: open") {
+			if err == nil || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("%s: have error %v, want one with %q and no password", params, err, text)
+			}
+		}
+	}
+	_, err := Open(t.Context(), "amqps://h/?cacertfile="+good, Config{TLS: &tls.Config{MinVersion: tls.VersionTLS12}})
+	if err == nil || !strings.Contains(err.Error(), "Config.TLS") {
+		t.Errorf("both in the URL and in code: have error %v, want one that speaks of Config.TLS", err)
 	}
 }

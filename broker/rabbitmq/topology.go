@@ -97,7 +97,7 @@ func declare(ch *amqp.Channel, bindings []binding) error {
 	for _, b := range bindings {
 		err := b.config.TopologyBuilder.BuildTopology(ch, b.BuildTopologyParams, b.config, watermill.NopLogger{})
 		if err != nil {
-			return fmt.Errorf("bind queue %q to %q on exchange %q: %w", b.QueueName, b.RoutingKey, b.ExchangeName, err)
+			return fmt.Errorf("bind queue %q to %q on exchange %q: %w", b.QueueName, b.RoutingKey, b.ExchangeName, withQueueRemedy(err))
 		}
 	}
 	return nil

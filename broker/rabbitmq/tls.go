@@ -1,0 +1,71 @@
+package rabbitmq
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+)
+
+// Query parameters about TLS. amqp091 reads the files anew for each connection, so renewed
+// certificates need no restart.
+const (
+	paramCA         = "cacertfile"
+	paramCert       = "certfile"
+	paramKey        = "keyfile"
+	paramServerName = "server_name_indication"
+)
+
+// checkTLS finds what amqp091 would pass over in silence, or tell only of a connection that fails.
+func (c Config) checkTLS(u *url.URL, query url.Values) error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	for _, name := range []string{paramCA, paramCert, paramKey, paramServerName} {
+		switch {
+		case !query.Has(name):
+		case u.Scheme != "amqps":
+			fault("URL parameter %s: the connection is not encrypted; write amqps:// for one that is", name)
+		case c.TLS != nil:
+			fault("URL parameter %s: Config.TLS is there, too, and says all about TLS; drop one of them", name)
+		}
+	}
+	cert, key := query.Get(paramCert), query.Get(paramKey)
+	switch {
+	case (cert == "") != (key == ""):
+		fault("URL parameters %s and %s: a client's certificate needs both", paramCert, paramKey)
+	case cert != "":
+		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
+			fault("URL parameters %s and %s: %w", paramCert, paramKey, err)
+		}
+	}
+	if ca := query.Get(paramCA); ca != "" {
+		pem, err := os.ReadFile(ca) //nolint:gosec // the operator names the file
+		if err == nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			err = fmt.Errorf("%s holds no certificate in PEM form", ca)
+		}
+		if err != nil {
+			fault("URL parameter %s: %w", paramCA, err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// withRemedy says what to do about a TLS handshake that failed.
+func withRemedy(err error) error {
+	remedy := ""
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		remedy = "name the file of the certificate authority that signed the server's certificate: " + paramCA + "=FILE in the URL"
+	case errors.As(err, new(x509.HostnameError)):
+		remedy = "connect to a name that is in the server's certificate, or give that name: " + paramServerName + "=NAME in the URL"
+	case errors.As(err, new(tls.RecordHeaderError)):
+		remedy = "the server does not speak TLS on this port: RabbitMQ's for TLS is 5671, others take amqp://"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w; %s", err, remedy)
+}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -111,12 +112,14 @@ func readConfig(path string) (*configFile, error) {
 	if path == "" {
 		return &file, nil
 	}
-	f, err := os.Open(path) //nolint:gosec // the user names the file
+	text, err := os.ReadFile(path) //nolint:gosec // the user names the file
 	if err != nil {
 		return nil, misusef("--%s: %w", flagConfig, err)
 	}
-	defer func() { _ = f.Close() }()
-	decoder := yaml.NewDecoder(f, yaml.Strict())
+	if err := checkKeys(text); err != nil {
+		return nil, misusef("%s: %w", path, err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
 	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
 		return nil, misusef("%s: %s", path, strings.TrimSpace(explainYAML(err)))
 	}
@@ -188,7 +191,7 @@ func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
 		cfg.Entities = append(cfg.Entities, e.entity(id, ttl))
 	}
 	ob, err := outbox.New(cfg)
-	return ob, errors.Join(append(faults, err)...)
+	return ob, errors.Join(append(faults, f.words(err))...)
 }
 
 // checkEntities compares the entities with the database.
@@ -200,7 +203,19 @@ func (f *configFile) checkEntities(ctx context.Context, db *database) error {
 	if err != nil {
 		return misusef("%s: %w", f.path, err)
 	}
-	return ob.CheckTables(ctx, db.DB)
+	if err := ob.CheckTables(ctx, db.DB); err != nil {
+		return f.words(err)
+	}
+	return nil
+}
+
+// words puts an error of the library into the file's words, unless it may be about
+// what code declares.
+func (f *configFile) words(err error) error {
+	if err == nil || f.path == "" || len(f.code.entities) > 0 || f.code.replicas != nil {
+		return err
+	}
+	return inFile{err}
 }
 
 // addReplicas declares the replica's side to a consumer.
@@ -227,7 +242,7 @@ func (f *configFile) addReplicas(c *consumer.Consumer) error {
 			continue
 		}
 		if err := c.Table(id, table); err != nil {
-			faults = append(faults, err)
+			faults = append(faults, f.words(err))
 		}
 	}
 	if f.code.replicas != nil {

@@ -136,5 +136,5 @@ func (s *settings) newConsumer(ctx context.Context, log *slog.Logger, cfg consum
 	if err != nil {
 		return nil, open.close, &misuseError{err: err}
 	}
-	return c, open.close, c.Check(ctx)
+	return c, open.close, file.words(c.Check(ctx))
 }

@@ -223,16 +223,22 @@ func (c *diffCommand) summary(cmd *cobra.Command, r reconcile.Result, err error,
 func newDiffSync(svc *service) *cobra.Command {
 	c := diffCommand{tool: tool{settings: settings{service: svc}}}
 	var path string
-	var force bool
+	var force, yes bool
 	cmd := c.step(&cobra.Command{
-		Use:     "sync",
-		Short:   "Step 3, in the master: send the rows that differ to the replica's queue",
-		Example: `  relay diff sync --config lockstep.yaml --input differ`,
+		Use:   "sync",
+		Short: "Step 3, in the master: send the rows that differ to the replica's queue",
+		Long: `Step 3, in the master: send the rows that differ to the replica's queue, as SYNC
+events through the outbox. The broker is asked whether the queue is there, if
+--broker-url is given: the relay tries what no queue takes until it gives it up.`,
+		Example: `  relay diff sync --config lockstep.yaml --input differ
+  relay diff sync --config lockstep.yaml --broker-url amqp://localhost/ --queue billing < differ`,
 	}, &path)
+	c.brokerFlag(cmd)
 	c.jsonFlag(cmd)
 	cmd.Flags().StringVar(&c.queue, flagQueue, "", "`name` of the queue to send to (default: the header's)")
 	cmd.Flags().StringVar(&c.rate, flagRate, "", "most `rows` a second, such as 500/s (default: no limit)")
 	cmd.Flags().BoolVar(&force, flagForce, false, "let replicas lower their revisions to the ones sent")
+	cmd.Flags().BoolVar(&yes, flagYes, false, "send to a queue even if it is not there")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		rate, err := parseRate(c.rate)
 		if err != nil {
@@ -246,7 +252,10 @@ func newDiffSync(svc *service) *cobra.Command {
 			return c.withMaster(cmd.Context(), func(m reconcile.Master) error {
 				p := newProgress(cmd, c.quiet, "diff sync", 0)
 				defer p.end()
-				result, err := reconcile.DiffSync(cmd.Context(), in, m, c.queue, p.report, options...)
+				result, err := reconcile.DiffSync(cmd.Context(), in, m, reconcile.DiffSyncOptions{
+					Queue: c.queue, Progress: p.report, Sync: options,
+					CheckQueue: func(queue string) error { return c.checkQueue(cmd.Context(), p, queue, yes) },
+				})
 				return c.finish(cmd, result, err, "synced")
 			})
 		})

@@ -185,7 +185,7 @@ func (d *doctor) replica(ctx context.Context, db *database, file *configFile) {
 			err = file.addReplicas(c)
 		}
 		if err == nil {
-			err = c.Check(ctx)
+			err = file.words(c.Check(ctx))
 		}
 		d.judge("columns", err, "the replicas' tables are as they have to be", "")
 		for _, r := range file.Replicas {

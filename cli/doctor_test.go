@@ -223,7 +223,7 @@ func TestDoctorFindsFaultsOfTheConfiguration(t *testing.T) {
 	broken := writeFile(t, "lockstep.yaml", "entities:\n  account: {tible: accounts}\n")
 	diagnose(t, "--database-url", url, "--config", broken).finds(t, "configuration", "wrong", "tible")
 	short := writeFile(t, "lockstep.yaml", "queue: billing\nconsume: {tombstone_retention: 24h, dead_letter_ttl: 48h}\nreplicas:\n  account: {table: account_ref}\n")
-	diagnose(t, "--database-url", url, "--config", short).finds(t, "configuration", "wrong", "TombstoneRetention")
+	diagnose(t, "--database-url", url, "--config", short).finds(t, "configuration", "wrong", "tombstone_retention of consume (--tombstone-retention) is 24h")
 	relay(t, "doctor").expect(t, 2, "--database-url and --broker-url are missing")
 	relay(t, "doctor", "--database-url", url, "--management-url", "x").expect(t, 2, "--management-url")
 	relay(t, "doctor", "--database-url", url, "--stuck-after", "1ms", "--replica-url", "x").expect(t, 2, "--stuck-after", "--replica-url")

@@ -3,9 +3,11 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/outbox"
@@ -133,6 +135,34 @@ func withReplica(ctx context.Context, file *configFile, url, queue string, fn fu
 		return &misuseError{err: err}
 	}
 	return asMisuse(fn(reconcile.Replica{DB: db.DB, Consumer: c, Queue: queue}))
+}
+
+// checkQueue asks the broker whether the one queue is there that rows are to be sent
+// to, unless they are to go anyway.
+func (t *tool) checkQueue(ctx context.Context, p *progress, queue string, anyway bool) error {
+	switch {
+	case queue == "" || anyway:
+		return nil
+	case t.brokerURL == "":
+		p.remark("queue %s is not looked for: no --%s is given", queue, flagBroker)
+		return nil
+	}
+	b, err := t.openBroker(ctx, broker.Options{})
+	if err != nil {
+		return fmt.Errorf("%w\n--%s goes on without asking for the queue", err, flagYes)
+	}
+	defer func() { _ = b.Close() }()
+	box, ok := b.(broker.Letterbox)
+	if !ok {
+		p.remark("queue %s is not looked for: this broker cannot be looked into", queue)
+		return nil
+	}
+	_, _, err = box.Inspect(ctx, queue)
+	if isNoQueue(err) {
+		err = fmt.Errorf("%w: correct --%s; or start the replica that consumes the queue first; or give --%s to send in spite of it",
+			err, flagQueue, flagYes)
+	}
+	return err
 }
 
 // asMisuse marks the errors that what was typed is to blame for.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/outbox"
 	"github.com/lockstep-go/lockstep/reconcile"
 )
@@ -97,7 +95,7 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 	}
 	p := newProgress(cmd, c.quiet, "sync "+c.entity, total)
 	defer p.end()
-	if err := c.checkQueue(ctx, p); err != nil {
+	if err := c.checkQueue(ctx, p, c.queue, c.yes); err != nil {
 		return err
 	}
 	switch {
@@ -138,33 +136,6 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%d rows synced\n", done.Rows)
 	return nil
-}
-
-// checkQueue asks the broker whether the one queue is there.
-func (c *syncCommand) checkQueue(ctx context.Context, p *progress) error {
-	switch {
-	case c.queue == "" || c.yes:
-		return nil
-	case c.brokerURL == "":
-		p.remark("queue %s is not looked for: no --%s is given", c.queue, flagBroker)
-		return nil
-	}
-	b, err := c.openBroker(ctx, broker.Options{})
-	if err != nil {
-		return fmt.Errorf("%w\n--%s goes on without asking for the queue", err, flagYes)
-	}
-	defer func() { _ = b.Close() }()
-	box, ok := b.(broker.Letterbox)
-	if !ok {
-		p.remark("queue %s is not looked for: this broker cannot be looked into", c.queue)
-		return nil
-	}
-	_, _, err = box.Inspect(ctx, c.queue)
-	if isNoQueue(err) {
-		err = fmt.Errorf("%w: correct --%s; or start the replica that consumes the queue first; or give --%s to send in spite of it",
-			err, flagQueue, flagYes)
-	}
-	return err
 }
 
 // parseRate reads 500, 500/s, 30/m or 1000/h as rows a second.

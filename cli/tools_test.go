@@ -145,6 +145,17 @@ func TestSyncAsksForTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	sync("--broker-url", at).wantOut(t, "2 rows synced\n")
+
+	// So is one that comes with a comparison, by its header or by the flag.
+	differ := func(queue string, more ...string) outcome {
+		return s.onMaster("account,2026-01-02 03:04:05+00:00,"+queue+"\n[1]\n", append([]string{"diff", "sync"}, more...)...)
+	}
+	differ("nobody").expect(t, 0, "queue nobody is not looked for: no --broker-url is given")
+	differ("nobody", "--broker-url", at).expect(t, 1, "nobody", "correct --queue", "start the replica", "--yes")
+	differ("billing", "--broker-url", at, "--queue", "nobody").expect(t, 1, "nobody", "correct --queue")
+	differ("nobody", "--broker-url", at, "--yes").wantOut(t, "1 of 1 rows synced\n")
+	differ("nobody", "--broker-url", at, "--queue", "billing").wantOut(t, "1 of 1 rows synced\n")
+	differ("None", "--broker-url", at).wantOut(t, "1 of 1 rows synced\n")
 }
 
 func TestSyncCommand(t *testing.T) {
@@ -370,7 +381,7 @@ func TestMounted(t *testing.T) {
 	if !strings.HasSuffix(two, ",billing\n[3]\n") {
 		t.Errorf("diff replica: %s", two)
 	}
-	if have := mounted(two, "diff", "sync", "--database-url", s.masterURL); have != "1 of 1 rows synced\n" {
+	if have := mounted(two, "diff", "sync", "--quiet", "--database-url", s.masterURL); have != "1 of 1 rows synced\n" {
 		t.Errorf("diff sync: %s", have)
 	}
 }

@@ -58,7 +58,7 @@ func TestCompositeKeysAndWhere(t *testing.T) {
 			if !strings.HasSuffix(out.String(), ",q\n"+`["[\"us \\\"x\\\"\",\"7\"]"]`+"\n") {
 				t.Errorf("diff replica: %s", out.String())
 			}
-			if have, err := reconcile.DiffSync(t.Context(), &out, r.master, "", nil); err != nil || have.Found != 1 {
+			if have, err := reconcile.DiffSync(t.Context(), &out, r.master, reconcile.DiffSyncOptions{}); err != nil || have.Found != 1 {
 				t.Errorf("diff sync: %+v, %v", have, err)
 			}
 			if n := r.int(r.master.DB, `SELECT count(*) FROM outbox WHERE topic = 'cqrs.q.site'`); n != 1 {

@@ -173,10 +173,23 @@ func (l *lines) versions() ([]keyVersion, error) {
 // syncKeys is how many keys one Sync takes.
 const syncKeys = 500
 
+// DiffSyncOptions say how [DiffSync] sends.
+type DiffSyncOptions struct {
+	// Queue, when set, gets the rows instead of the one that the header names.
+	Queue string
+	// CheckQueue, when set, is asked about the one queue before anything is sent. Its
+	// error ends the call. Rows that go to all replicas need none.
+	CheckQueue func(queue string) error
+	// Progress is called now and then with how many keys are done.
+	Progress Progress
+	// Sync is handed on to [outbox.Outbox.Sync].
+	Sync []outbox.SyncOption
+}
+
 // DiffSync reads what [DiffReplica] wrote and sends the current state of those
 // rows to the queue that the header names: the last step, made by the master.
-// Keys that are gone by now are left out. With an override the queue is that one.
-func DiffSync(ctx context.Context, r io.Reader, m Master, override string, progress Progress, options ...outbox.SyncOption) (Result, error) {
+// Keys that are gone by now are left out.
+func DiffSync(ctx context.Context, r io.Reader, m Master, o DiffSyncOptions) (Result, error) {
 	in := newLines(r)
 	h, _, err := in.header()
 	if err != nil {
@@ -185,12 +198,17 @@ func DiffSync(ctx context.Context, r io.Reader, m Master, override string, progr
 	result := Result{Entity: h.entity}
 	queue := h.queue
 	switch {
-	case override != "":
-		queue = override
+	case o.Queue != "":
+		queue = o.Queue
 	case queue == "":
 		return result, in.fault(errors.New("the header names no queue: is this the output of `diff replica`?"))
 	case queue == noQueue:
 		queue = ""
+	}
+	if queue != "" && o.CheckQueue != nil {
+		if err := o.CheckQueue(queue); err != nil {
+			return result, err
+		}
 	}
 	for {
 		keys, err := in.keys()
@@ -201,13 +219,13 @@ func DiffSync(ctx context.Context, r io.Reader, m Master, override string, progr
 			return result, err
 		}
 		for part := range slices.Chunk(keys, syncKeys) {
-			done, err := m.Outbox.Sync(ctx, m.DB, h.entity, among(part), queue, options...)
+			done, err := m.Outbox.Sync(ctx, m.DB, h.entity, among(part), queue, o.Sync...)
 			result.Found += done.Rows
 			if err != nil {
 				return result, err
 			}
 			result.Rows += int64(len(part))
-			progress.report(result.Rows)
+			o.Progress.report(result.Rows)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func TestDiff(t *testing.T) {
 		if diff := cmp.Diff(header+",billing\n[2]\n[4,6]\n", replica.String()); diff != "" {
 			t.Errorf("diff replica (-want +have):\n%s", diff)
 		}
-		have, err = reconcile.DiffSync(t.Context(), &replica, r.master, "", nil)
+		have, err = reconcile.DiffSync(t.Context(), &replica, r.master, reconcile.DiffSyncOptions{})
 		if diff := cmp.Diff(reconcile.Result{Entity: "account", Rows: 3, Found: 3}, have); diff != "" || err != nil {
 			t.Fatalf("diff sync: %v (-want +have):\n%s", err, diff)
 		}
@@ -136,12 +136,12 @@ func TestDjangoStreams(t *testing.T) {
 			if diff := cmp.Diff(string(captured(t, "deleted_diff_master.out")), out.String()); diff != "" {
 				t.Errorf("deleted master (-django +have):\n%s", diff)
 			}
-			synced, err := reconcile.DiffSync(t.Context(), bytes.NewReader(captured(t, "diff_replica.out")), m, "", nil)
+			synced, err := reconcile.DiffSync(t.Context(), bytes.NewReader(captured(t, "diff_replica.out")), m, reconcile.DiffSyncOptions{})
 			if err != nil || synced.Found != 2 {
 				t.Errorf("diff sync: %+v, %v", synced, err)
 			}
 			broadcast := strings.Replace(string(captured(t, "diff_replica.out")), ",replica", ",None", 1)
-			if _, err := reconcile.DiffSync(t.Context(), strings.NewReader(broadcast), m, "", nil); err != nil {
+			if _, err := reconcile.DiffSync(t.Context(), strings.NewReader(broadcast), m, reconcile.DiffSyncOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			for topic, want := range map[string]int{"cqrs.replica.basic": 2, "basic": 2} {
@@ -195,7 +195,7 @@ func TestDiffKeyTypes(t *testing.T) {
 				if err != nil || have.Found != 2 || cmp.Diff(values, found) != "" {
 					t.Fatalf("diff replica: %+v %q, %v", have, found, err)
 				}
-				if synced, err := reconcile.DiffSync(t.Context(), &two, m, "", nil); err != nil || synced.Found != 2 {
+				if synced, err := reconcile.DiffSync(t.Context(), &two, m, reconcile.DiffSyncOptions{}); err != nil || synced.Found != 2 {
 					t.Errorf("diff sync: %+v, %v", synced, err)
 				}
 			})
@@ -222,11 +222,11 @@ func TestBadStreams(t *testing.T) {
 			t.Errorf("%q gives %v, want line %d", in, err, line)
 		}
 	}
-	if _, err := reconcile.DiffSync(t.Context(), strings.NewReader(head+"\n[1]\n"), r.master, "", nil); err == nil || !strings.Contains(err.Error(), "no queue") {
+	if _, err := reconcile.DiffSync(t.Context(), strings.NewReader(head+"\n[1]\n"), r.master, reconcile.DiffSyncOptions{}); err == nil || !strings.Contains(err.Error(), "no queue") {
 		t.Errorf("a header without a queue gives %v", err)
 	}
 	for _, in := range []string{head + ",q\n[{}]\n", head + ",q\n[null]\n"} {
-		if _, err := reconcile.DiffSync(t.Context(), strings.NewReader(in), r.master, "", nil); err == nil || !strings.Contains(err.Error(), "line 2") {
+		if _, err := reconcile.DiffSync(t.Context(), strings.NewReader(in), r.master, reconcile.DiffSyncOptions{}); err == nil || !strings.Contains(err.Error(), "line 2") {
 			t.Errorf("%q gives %v", in, err)
 		}
 	}

@@ -6,7 +6,7 @@ import "testing"
 // while, deletions and keys that come again.
 func TestMariaDB(t *testing.T) {
 	t.Parallel()
-	r := newMariaDBRig(t, account())
+	r := newMariaDBRig(t, nil, account())
 	r.startRelay(t)
 	c := r.startConsumer(t)
 	w := r.startWriters(t)

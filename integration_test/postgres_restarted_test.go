@@ -12,8 +12,8 @@ func TestPostgresRestartedFastAndImmediate(t *testing.T) {
 	server := newCluster(t)
 	r := newRigOn(t, server, nil, account())
 	r.mayFail.Store(true)
-	r.startRelayProcess(t, r.brokerURL)
-	re := r.startRelay(t) // one of the two works
+	r.startRelayProcess(t, r.brokerURL).logs.await(t, "relaying", 0) // at its start it wants its servers
+	re := r.startRelay(t)                                            // one of the two works
 	c := r.startConsumer(t)
 	w := r.startWriters(t)
 	for range 2 {

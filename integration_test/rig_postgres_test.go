@@ -2,11 +2,9 @@ package integration_test
 
 import (
 	"database/sql"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -32,7 +30,7 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 	if path, err := filepath.EvalSymlinks(initdb); err == nil {
 		initdb = path // the other programs lie beside it
 	}
-	owner := postgresUser(t)
+	owner := serverUser(t, "postgres", "postgresql")
 	dir := scratch(t, owner)
 	data := filepath.Join(dir, "data")
 	run := func(program string, args ...string) *exec.Cmd {
@@ -63,24 +61,6 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 		execute(t, c.admin, "CREATE DATABASE "+name+" OWNER lockstep")
 	}
 	return c
-}
-
-// postgresUser is who runs PostgreSQL when root may not; nil for this user.
-func postgresUser(t *testing.T) *syscall.Credential {
-	t.Helper()
-	if os.Getuid() != 0 {
-		return nil
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		t.Fatalf("%v\nPostgreSQL refuses to run as root: make the user, or install the server with `apt-get install --no-install-recommends postgresql`", err)
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
 func (c *cluster) program(name string) string { return filepath.Join(c.tools, name) }

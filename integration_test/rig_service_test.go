@@ -13,8 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
+
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/outbox"
 	"github.com/lockstep-go/lockstep/relay"
 )
@@ -74,10 +77,11 @@ func (s *inside) stop(t *testing.T) {
 // test's.
 func (r *rig) pool(t *testing.T, service string, shared *sql.DB, dsn string) *sql.DB {
 	t.Helper()
-	if r.dialect != outbox.Postgres {
+	driver := map[outbox.Dialect]string{outbox.Postgres: "postgres", outbox.MySQL: "mysql"}[r.dialect]
+	if driver == "" {
 		return shared
 	}
-	db, err := sql.Open("postgres", r.named(service, dsn))
+	db, err := sql.Open(driver, r.named(t, service, dsn))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,13 +89,33 @@ func (r *rig) pool(t *testing.T, service string, shared *sql.DB, dsn string) *sq
 	return db
 }
 
-// named gives the connections of a service an application_name: the rig's suffix
-// and what it is.
-func (r *rig) named(service, dsn string) string {
-	if r.dialect != outbox.Postgres {
-		return dsn
+// named gives the connections of a service a name: on PostgreSQL the
+// application_name, of the rig's suffix and what it is; on a MariaDB of the test's
+// own the user's, which may be any there.
+func (r *rig) named(t *testing.T, service, dsn string) string {
+	t.Helper()
+	switch {
+	case r.dialect == outbox.Postgres:
+		return dsn + "&application_name=" + r.suffix + "_" + service
+	case r.ownMariaDB != nil:
+		cfg, err := mysql.ParseDSN(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.User = service
+		return cfg.FormatDSN()
 	}
-	return dsn + "&application_name=" + r.suffix + "_" + service
+	return dsn
+}
+
+// address is what a process is told of a database.
+func (r *rig) address(t *testing.T, service, dsn string) string {
+	t.Helper()
+	dsn = r.named(t, service, dsn)
+	if r.dialect == outbox.MySQL {
+		return testdb.MariaDBURL(t, dsn)
+	}
+	return dsn
 }
 
 // relayInside is a relay in this process.
@@ -225,7 +249,7 @@ func (r *rig) startProcess(t *testing.T, database, brokerURL string, args ...str
 	}
 	p := &outside{name: fmt.Sprint("relay ", args[0])}
 	p.cmd = exec.CommandContext(t.Context(), program, args...)
-	p.cmd.Env = append(os.Environ(), "LOCKSTEP_DATABASE_URL="+r.named(args[0], database), "LOCKSTEP_BROKER_URL="+brokerURL)
+	p.cmd.Env = append(os.Environ(), "LOCKSTEP_DATABASE_URL="+r.address(t, args[0], database), "LOCKSTEP_BROKER_URL="+brokerURL)
 	p.cmd.Stderr = &p.logs
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -285,6 +309,10 @@ var relayProgram = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if port := os.Getenv(natsPort); port != "" {
+		serveNATS(port)
+		return
+	}
 	var err error
 	if programs, err = os.MkdirTemp("", "lockstep-integration-"); err != nil {
 		panic(err)

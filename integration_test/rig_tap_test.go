@@ -21,16 +21,14 @@ type tap struct {
 
 	mu       sync.Mutex
 	messages []*message.Message
+	places   []uint64 // of the messages in the stream, where the broker tells
 	marks    map[string]bool
 }
 
 // newTap binds the queue to the topics and collects until the test ends.
 func newTap(t *testing.T, b broker.Broker, queue string, topics ...string) *tap {
 	t.Helper()
-	p := &tap{broker: b, end: event.DirectTopic(queue, "end"), marks: map[string]bool{}}
-	if err := b.Bind(t.Context(), queue, append(topics, p.end)...); err != nil {
-		t.Fatal(err)
-	}
+	p := bindTap(t, b, queue, topics)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	messages, err := b.Subscribe(ctx, queue)
 	if err != nil {
@@ -41,7 +39,7 @@ func newTap(t *testing.T, b broker.Broker, queue string, topics ...string) *tap 
 	go func() {
 		defer close(done)
 		for m := range messages {
-			p.take(m)
+			p.take(m, 0)
 			m.Ack()
 		}
 	}()
@@ -49,16 +47,34 @@ func newTap(t *testing.T, b broker.Broker, queue string, topics ...string) *tap 
 	return p
 }
 
+func bindTap(t *testing.T, b broker.Broker, queue string, topics []string) *tap {
+	t.Helper()
+	p := &tap{broker: b, end: event.DirectTopic(queue, "end"), marks: map[string]bool{}}
+	if err := b.Bind(t.Context(), queue, append(topics, p.end)...); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 const markHeader = "it-mark"
 
-func (p *tap) take(m *message.Message) {
+// take collects a message; place is the number that the broker gave it, or 0.
+func (p *tap) take(m *message.Message, place uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if mark := m.Metadata.Get(markHeader); mark != "" {
 		p.marks[mark] = true
 		return
 	}
-	p.messages = append(p.messages, m)
+	at := len(p.places)
+	if place > 0 { // what is delivered late has its place all the same
+		known := false
+		if at, known = slices.BinarySearch(p.places, place); known {
+			return
+		}
+	}
+	p.places = slices.Insert(p.places, at, place)
+	p.messages = slices.Insert(p.messages, at, m)
 }
 
 // count returns how many messages have come so far.

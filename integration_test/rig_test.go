@@ -37,6 +37,8 @@ type rig struct {
 	dialect               outbox.Dialect
 	master, replica       *sql.DB
 	masterDSN, replicaDSN string
+	ownMariaDB            *mariadb // the server of both, when it is one of the test's own
+	ownNATS               *nats    // the broker, likewise
 	entities              []entity
 	ob                    *outbox.Outbox
 
@@ -56,6 +58,8 @@ type rig struct {
 	// mayFail lets the writers' transactions fail, as those of a database that is
 	// away do.
 	mayFail atomic.Bool
+	// circles lets writers take their keys in any order, so that they deadlock.
+	circles bool
 	// echoes says that a connection that was given up may still deliver messages,
 	// so that the last of a key is not always its newest. The replica does not mind.
 	// All events of a key must have come in their order all the same, with others
@@ -98,12 +102,18 @@ func newRigOn(t *testing.T, database *cluster, broker *node, entities ...entity)
 	return r
 }
 
-// newMariaDBRig returns a rig on MariaDB and RabbitMQ.
-func newMariaDBRig(t *testing.T, entities ...entity) *rig {
+// newMariaDBRig returns a rig on MariaDB, where it is given on a server of the test's
+// own, and RabbitMQ.
+func newMariaDBRig(t *testing.T, own *mariadb, entities ...entity) *rig {
 	t.Helper()
-	r := &rig{dialect: outbox.MySQL, brokerURL: testdb.RabbitMQURL(t)}
-	r.master, r.masterDSN = testdb.MariaDB(t)
-	r.replica, r.replicaDSN = testdb.MariaDB(t)
+	r := &rig{dialect: outbox.MySQL, brokerURL: testdb.RabbitMQURL(t), ownMariaDB: own}
+	if own != nil {
+		r.master, r.masterDSN = own.open(t, "master")
+		r.replica, r.replicaDSN = own.open(t, "replica")
+	} else {
+		r.master, r.masterDSN = testdb.MariaDB(t)
+		r.replica, r.replicaDSN = testdb.MariaDB(t)
+	}
 	r.prepare(t, entities)
 	r.useRabbitMQ(t)
 	r.bind(t)
@@ -289,7 +299,11 @@ func (r *rig) bind(t *testing.T) {
 	if err := control.Bind(t.Context(), r.queue, topics...); err != nil {
 		t.Fatal(err)
 	}
-	r.wire = newTap(t, control, r.wireQueue(), wireTopics...)
+	if r.ownNATS != nil {
+		r.wire = r.ownNATS.newTap(t, control, r.wireQueue(), wireTopics...)
+	} else {
+		r.wire = newTap(t, control, r.wireQueue(), wireTopics...)
+	}
 	r.dead = newTap(t, control, deadQueue, append(deadTopics, event.DirectTopic(deadQueue, "unknown"))...)
 }
 

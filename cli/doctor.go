@@ -72,7 +72,7 @@ wrong.`,
 }
 
 func (d *doctor) run(cmd *cobra.Command) error {
-	if err := errors.Join(d.fill(cmd), atLeast("stuck-after", d.after, time.Second), d.checkReplicaURL(), d.checkManagement()); err != nil {
+	if err := errors.Join(d.fill(cmd), atLeast("stuck-after", d.after, time.Second), checkOptionalURL(flagReplica, d.replicaURL), d.checkManagement()); err != nil {
 		return err
 	}
 	if d.databaseURL == "" && d.brokerURL == "" && d.replicaURL == "" {
@@ -94,16 +94,6 @@ func (d *doctor) run(cmd *cobra.Command) error {
 		return ctx.Err()
 	}
 	return d.report(cmd)
-}
-
-func (d *doctor) checkReplicaURL() error {
-	if d.replicaURL == "" {
-		return nil
-	}
-	if err := checkDatabaseURL(d.replicaURL); err != nil {
-		return misusef("--%s: %w", flagReplica, err)
-	}
-	return nil
 }
 
 func (d *doctor) add(check, level, remedy, format string, args ...any) {

@@ -109,6 +109,17 @@ func checkDatabaseURL(raw string) error {
 	return err
 }
 
+// checkOptionalURL checks a flag with a database's URL, if it is given.
+func checkOptionalURL(flag, raw string) error {
+	if raw == "" {
+		return nil
+	}
+	if err := checkDatabaseURL(raw); err != nil {
+		return misusef("--%s: %w", flag, err)
+	}
+	return nil
+}
+
 // checkSharedBroker refuses a broker that no other process can reach: a relay
 // would take it for one that nobody listens to, and drop the events.
 func checkSharedBroker(raw string) error {

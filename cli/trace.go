@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +20,7 @@ import (
 type traceCommand struct {
 	settings
 	replicaURL, queue string
+	limit             time.Duration
 }
 
 func newTrace(svc *service) *cobra.Command {
@@ -33,7 +32,8 @@ func newTrace(svc *service) *cobra.Command {
 and what hinders them, its dead letters of relay and replica, its revision in the
 replica, with times. Each side is looked at if it is configured. A key of several
 columns is the JSON array of their texts. Messages that wait in the replica's queue
-are left alone and not shown.`,
+are left alone and not shown. The outbox has no index over keys, which would cost
+each writer, and is read through: some two seconds for a million pending events.`,
 		Example: `  relay trace account 42 --config lockstep.yaml --database-url postgres://localhost/shop --broker-url amqp://localhost/
   relay trace account 42 --config lockstep.yaml --replica-url postgres://localhost/billing --json
   relay trace shelf '["eu","7"]' --config lockstep.yaml --database-url postgres://localhost/shop`,
@@ -50,8 +50,11 @@ are left alone and not shown.`,
 	c.jsonFlag(cmd)
 	cmd.Flags().StringVar(&c.replicaURL, flagReplica, "", "`URL` of the replica's database, if it is another")
 	cmd.Flags().StringVar(&c.queue, flagQueue, "", "`name` of the replica's queue (default: the file's)")
+	cmd.Flags().DurationVar(&c.limit, flagTimeout, 30*time.Second, "longest `time` for the questions to one database")
 	return cmd
 }
+
+const flagTimeout = "timeout"
 
 // traced is where a row stands. What is not configured is nil or empty.
 type traced struct {
@@ -87,10 +90,8 @@ type tracedEvent struct {
 }
 
 func (c *traceCommand) run(cmd *cobra.Command, entity, key string) error {
-	if c.replicaURL != "" {
-		if err := checkDatabaseURL(c.replicaURL); err != nil {
-			return misusef("--%s: %w", flagReplica, err)
-		}
+	if err := errors.Join(atLeast(flagTimeout, c.limit, time.Millisecond), checkOptionalURL(flagReplica, c.replicaURL)); err != nil {
+		return err
 	}
 	file, err := c.traceConfig(cmd)
 	if err != nil {
@@ -131,29 +132,35 @@ func (c *traceCommand) databases(ctx context.Context, t *traced, file *configFil
 	}
 	var faults []error
 	if c.databaseURL != "" && (table != "" || replica == nil || c.replicaURL != "") {
-		faults = append(faults, withDatabase(ctx, c.databaseURL, func(db *database) error { return t.master(ctx, db, table, keys) }))
+		faults = append(faults, c.within(ctx, c.databaseURL, func(ctx context.Context, db *database) error { return t.master(ctx, db, table, keys) }))
 	}
 	url := c.replicaURL
 	if url == "" {
 		url = c.databaseURL
 	}
 	if url != "" && replica != nil {
-		faults = append(faults, withDatabase(ctx, url, func(db *database) error { return t.replica(ctx, db, *replica, queue) }))
+		faults = append(faults, c.within(ctx, url, func(ctx context.Context, db *database) error { return t.replica(ctx, db, *replica, queue) }))
 	}
 	return errors.Join(faults...)
 }
 
-// withDatabase opens a database for fn.
-func withDatabase(ctx context.Context, url string, fn func(db *database) error) error {
+// within opens a database for fn, and lets neither take longer than the limit.
+func (c *traceCommand) within(ctx context.Context, url string, fn func(ctx context.Context, db *database) error) error {
 	db, err := openDatabase(ctx, url)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	if err := fn(db); err != nil {
-		return fmt.Errorf("trace in %s: %w", db.name, err)
+	bounded, cancel := context.WithTimeout(ctx, c.limit)
+	defer cancel()
+	err = fn(bounded, db)
+	switch {
+	case err == nil:
+		return nil
+	case bounded.Err() != nil && ctx.Err() == nil:
+		return fmt.Errorf("trace in %s: no answer within %v: the outbox is large or locked: give --%s more", db.name, c.limit, flagTimeout)
 	}
-	return nil
+	return fmt.Errorf("trace in %s: %w", db.name, err)
 }
 
 // masterTable returns an entity's table and key columns, or nothing.
@@ -349,44 +356,4 @@ func (c *traceCommand) letters(ctx context.Context, t *traced, queue string) err
 		return nil // then there are no letters
 	}
 	return err
-}
-
-func (t *traced) print(out io.Writer) {
-	fmt.Fprintf(out, "%s/%s\n", t.Entity, t.Key)
-	t.Master.show(out, "master")
-	for _, e := range t.Events {
-		fmt.Fprintf(out, "%-11s  id %s  %s revision %d", e.Where, e.ID, e.Signal, e.Revision)
-		if e.Created != nil {
-			fmt.Fprintf(out, ", created %s", e.Created.Format(time.DateTime))
-		}
-		if e.Died != nil {
-			fmt.Fprintf(out, ", died %s", e.Died.UTC().Format(time.DateTime))
-		}
-		if e.Attempts > 0 {
-			fmt.Fprintf(out, ", %d attempts", e.Attempts)
-		}
-		if e.RetryAt != nil {
-			fmt.Fprintf(out, ", again at %s", e.RetryAt.Format(time.DateTime))
-		}
-		if e.Error != "" {
-			fmt.Fprintf(out, ": %s", strings.ReplaceAll(e.Error, "\n", " "))
-		}
-		fmt.Fprintln(out)
-	}
-	t.Replica.show(out, "replica")
-	if m, r := t.Master, t.Replica; m != nil && r != nil && m.Is != "none" && r.Is != "none" && m.Revision == r.Revision {
-		fmt.Fprintln(out, "in step")
-	}
-}
-
-func (r *tracedRow) show(out io.Writer, side string) {
-	switch {
-	case r == nil:
-	case r.Is == "none":
-		fmt.Fprintf(out, "%-11s  no row, and none that was deleted\n", side)
-	case r.Is == "deleted":
-		fmt.Fprintf(out, "%-11s  deleted at revision %d, %s\n", side, r.Revision, r.Deleted)
-	default:
-		fmt.Fprintf(out, "%-11s  revision %d, changed %s\n", side, r.Revision, r.Updated)
-	}
 }

@@ -189,6 +189,23 @@ replicas:
 	}
 }
 
+// A database that does not answer ends the command, and says so.
+func TestTraceIsBounded(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t)
+	tx, err := p.master.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(t.Context(), `LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	o := run(t, nil, "", "trace", p.entity, "1", "--config", p.config, "--database-url", p.masterURL, "--timeout", "300ms")
+	o.expect(t, 1, "no answer within 300ms", "give --timeout more")
+	relay(t, "trace", p.entity, "1", "--timeout", "0s").expect(t, 2, "--timeout is 0s: use 1ms or more")
+}
+
 func TestTraceMisuse(t *testing.T) {
 	t.Parallel()
 	config := writeFile(t, "lockstep.yaml", "entities:\n  account: {table: accounts}\n")

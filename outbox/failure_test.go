@@ -119,6 +119,36 @@ func TestPayloadLimit(t *testing.T) {
 	}
 }
 
+// A row of 100 MB is refused by the default limit, and nothing of its transaction stays.
+func TestHugeRow(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		const size = 100_000_000
+		m.exec(t, `INSERT INTO accounts (id, name) VALUES (1, 'x')`)
+		huge := map[outbox.Dialect]string{
+			outbox.Postgres: `repeat('x', 100000000)`, outbox.MySQL: `repeat('x', 15000000)`, outbox.SQLite: `printf('%.100000000c', 'x')`,
+		}[m.dialect]
+		least := int64(size)
+		if m.dialect == outbox.MySQL { // its own max_allowed_packet, 16 MiB by default, refuses more
+			least = 15_000_000
+			m.exec(t, `ALTER TABLE accounts MODIFY name longtext`)
+			m = m.with(t, outbox.Config{Entities: []outbox.Entity{{ID: "account", Table: "accounts"}}, MaxPayload: 10 << 20})
+		}
+		err := m.ob.InTx(t.Context(), m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+			return errors.Join(exec(ctx, tx, `UPDATE accounts SET name = `+huge+` WHERE id = 1`), tx.Saved("account", 1))
+		})
+		var large *outbox.PayloadError
+		if !errors.As(err, &large) || large.Key != "1" || large.Size < least {
+			t.Errorf("%.300v, want a PayloadError", err)
+		}
+		m.wantSent(t)
+		var name string
+		if err := m.QueryRow(`SELECT name FROM accounts WHERE id = 1`).Scan(&name); err != nil || name != "x" {
+			t.Errorf("the row holds %.10q, %v, want what it held before", name, err)
+		}
+	})
+}
+
 // Panics of an entity's functions come out as they are, and leave nothing.
 func TestPanicsInFunctions(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,6 @@
 package sql_test
 
 import (
-	"net/url"
 	"testing"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -9,42 +8,12 @@ import (
 
 	"github.com/lockstep-go/lockstep/broker/brokertest"
 	"github.com/lockstep-go/lockstep/broker/sql"
-	"github.com/lockstep-go/lockstep/internal/testdb"
 )
-
-// brokerURL is a broker of the test's own: a schema, which goes at its end.
-func brokerURL(t *testing.T) string {
-	t.Helper()
-	_, dsn := testdb.Postgres(t)
-	u, err := url.Parse(dsn)
-	if err != nil {
-		t.Fatalf("testdb's address: %v", err)
-	}
-	q := u.Query()
-	q.Set("schema", q.Get("search_path"))
-	q.Del("search_path")
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
-func open(t *testing.T, at string, cfg sql.Config) *sql.Broker {
-	t.Helper()
-	b, err := sql.Open(t.Context(), at, cfg)
-	if err != nil {
-		t.Fatalf("Open: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-	})
-	return b
-}
 
 // TestContract is the suite that all our adapters pass.
 func TestContract(t *testing.T) {
 	t.Parallel()
-	at := brokerURL(t)
+	_, at := newRig(t)
 	brokertest.Run(t, func(t *testing.T) brokertest.Adapter { return open(t, at, sql.Config{}) })
 }
 
@@ -52,7 +21,7 @@ func TestContract(t *testing.T) {
 // after the last one was acked, which is only true of Prefetch 1.
 func TestWatermill(t *testing.T) {
 	run := func(t *testing.T, cfg sql.Config, features tests.Features) {
-		at := brokerURL(t)
+		_, at := newRig(t)
 		features.Persistent = true
 		tests.TestPubSub(t, features, func(t *testing.T) (message.Publisher, message.Subscriber) {
 			return open(t, at, cfg), open(t, at, cfg)

@@ -1,0 +1,103 @@
+package integration_test
+
+import (
+	"context"
+	"net/url"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lockstep-go/lockstep/broker"
+	"github.com/lockstep-go/lockstep/internal/testdb"
+	"github.com/lockstep-go/lockstep/outbox"
+)
+
+// newPostgresRig returns a rig on nothing but PostgreSQL: master, replica and broker. The broker's
+// connections are called after it.
+func newPostgresRig(t *testing.T, entities ...entity) *rig {
+	t.Helper()
+	r := &rig{dialect: outbox.Postgres}
+	_, dsn := testdb.Postgres(t)
+	r.master, r.masterDSN = testdb.Postgres(t)
+	r.replica, r.replicaDSN = testdb.Postgres(t)
+	r.prepare(t, entities)
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal("the database's address is not a URL")
+	}
+	q := u.Query()
+	q.Set("schema", q.Get("search_path"))
+	q.Set("lease", brokerLease.String())
+	q.Set("application_name", r.suffix+"_broker")
+	q.Del("search_path")
+	u.RawQuery = q.Encode()
+	r.brokerURL = u.String()
+	r.connect = func(ctx context.Context, url string) (broker.Broker, error) {
+		return broker.Open(ctx, url, broker.Options{Logger: r.log})
+	}
+	r.depth = func(t *testing.T) int {
+		t.Helper()
+		n, _, err := r.control.(broker.Letterbox).Inspect(t.Context(), r.queue)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	r.bind(t)
+	return r
+}
+
+// brokerLease is until the messages of a dead consumer come again.
+const brokerLease = 2 * time.Second
+
+// PostgreSQL is master, replica and broker. The relay and the consumer are processes; each is killed while
+// messages are on their way, and the consumer is frozen for longer than its lease, too, so that others get
+// what it holds.
+func TestPostgresAsBroker(t *testing.T) {
+	t.Parallel()
+	r := newPostgresRig(t, account())
+	re, c := r.startRelayProcess(t, r.brokerURL), r.startConsumerProcess(t)
+	w := r.startWriters(t)
+	r.progress(t)
+	re.kill(t)
+	r.startRelayProcess(t, r.brokerURL)
+	r.progress(t)
+	before := r.newest(t)
+	until(t, "the consumer applies messages", func() bool { return r.newest(t) > before+2 })
+	c.kill(t)
+	c = r.startConsumerProcess(t)
+	r.progress(t)
+
+	// It holds messages, whose last ones are the newest of their keys.
+	unlock := r.lockReplica(t)
+	w.stop()
+	r.lastWord(t)
+	r.awaitWaiting(t)
+	c.signal(t, syscall.SIGSTOP)
+	unlock()
+	r.startConsumerProcess(t)
+	r.caughtUp(t)
+	c.signal(t, syscall.SIGCONT)
+	r.settled(t)
+}
+
+// The broker's connections are terminated, again and again, whatever they do: relay and consumer make new
+// ones and lose nothing.
+func TestPostgresBrokerTerminated(t *testing.T) {
+	t.Parallel()
+	r := newPostgresRig(t, account())
+	re, c := r.startRelay(t), r.startConsumer(t)
+	w := r.startWriters(t)
+	for range 4 {
+		r.progress(t)
+		n := number(t, r.master, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '`+r.suffix+`_broker'`)
+		if n == 0 {
+			t.Error("no connection of the broker was there to be terminated")
+		}
+	}
+	r.progress(t)
+	w.stop()
+	r.lastWord(t)
+	r.settled(t)
+	spared(t, re, c)
+}

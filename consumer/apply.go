@@ -24,6 +24,9 @@ type engine interface {
 	// database, and the whole batch is to be applied again, of which some may
 	// have been committed.
 	apply(ctx context.Context, batch []*incoming, plan any) (result, error)
+	// within applies a batch in a transaction of the caller's. A message that does not
+	// fit is among the failures and leaves no trace there.
+	within(ctx context.Context, tx *sql.Tx, batch []*incoming) (result, error)
 	close() error
 }
 

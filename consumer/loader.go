@@ -52,16 +52,10 @@ type Loaded struct {
 	Failed map[int]error
 }
 
-// nested is an engine that works in a transaction of the caller's, too.
-type nested interface {
-	// within applies a batch. A message that does not fit is among the failures and
-	// leaves no trace in the transaction.
-	within(ctx context.Context, tx *sql.Tx, batch []*incoming) (result, error)
-}
-
 // Loader checks the entity's table and returns a loader for it. With a
 // transaction, everything it does happens in there, and the caller commits; its
-// pool needs a second connection for preparing statements. With nil each call is
+// pool needs a second connection for preparing statements. That transaction should be
+// READ COMMITTED: another locks out live events on MySQL that would go in between. With nil each call is
 // a transaction of its own.
 func (c *Consumer) Loader(ctx context.Context, cqrsID string, tx *sql.Tx) (*Loader, error) {
 	to, err := c.tableOf(ctx, cqrsID, "load")
@@ -69,9 +63,6 @@ func (c *Consumer) Loader(ctx context.Context, cqrsID string, tx *sql.Tx) (*Load
 		return nil, err
 	}
 	l := &Loader{c: c, to: to, engine: c.newEngine(), tx: tx}
-	if _, ok := l.engine.(nested); tx != nil && !ok {
-		return nil, fmt.Errorf("consumer: %s cannot load in one transaction: use one for each batch, with a nil transaction here or `relay load --apart`", c.dialect)
-	}
 	if tx != nil && c.db.Stats().MaxOpenConnections == 1 {
 		return nil, errors.New("consumer: loading in one transaction needs a second connection: raise the pool's limit")
 	}
@@ -181,8 +172,8 @@ func (l *Loader) apply(ctx context.Context, batch []*incoming, places map[*incom
 }
 
 func (l *Loader) once(ctx context.Context, batch []*incoming) (result, error) {
-	if within, ok := l.engine.(nested); ok && l.tx != nil {
-		return within.within(ctx, l.tx, batch)
+	if l.tx != nil {
+		return l.engine.within(ctx, l.tx, batch)
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.c.cfg.TransactionTimeout)
 	defer cancel()
@@ -191,6 +182,23 @@ func (l *Loader) once(ctx context.Context, batch []*incoming) (result, error) {
 
 // Close closes what the loader has prepared. It ends no transaction.
 func (l *Loader) Close() error { return l.engine.close() }
+
+// within takes the table's lock with the caller's transaction, also where that makes
+// it, for Clear may hold it there already.
+func (m *mysql) within(ctx context.Context, tx *sql.Tx, batch []*incoming) (result, error) {
+	all := m.bounds(batch, nil)
+	if err := m.prepareFor(ctx, all); err != nil {
+		return result{}, err
+	}
+	table := batch[0].to.Table // a loader has one
+	if _, err := tx.ExecContext(ctx, dialect.ReplicaLock.Found, table); err != nil {
+		return result{}, fmt.Errorf("consumer: make the lock of %s: %w", table, err)
+	}
+	if err := m.lock(ctx, tx, batch); err != nil {
+		return result{}, err
+	}
+	return m.run(ctx, tx, all)
+}
 
 func (p *postgres) within(ctx context.Context, tx *sql.Tx, batch []*incoming) (result, error) {
 	iso := &isolation{postgres: p}

@@ -118,6 +118,7 @@ func TestStopWithUnstoredCopies(t *testing.T) {
 
 // stubEngine fails as it is told.
 type stubEngine struct {
+	engine // the rest is not asked for
 	mu    sync.Mutex
 	calls int
 	fail  func(ctx context.Context, call int) error

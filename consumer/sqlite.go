@@ -64,7 +64,6 @@ func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
 	return all, nil
 }
 
-// within is nested's.
 func (s *sqlite) within(ctx context.Context, tx *sql.Tx, batch []*incoming) (result, error) {
 	all := s.bounds(batch, nil)
 	if err := s.prepareFor(ctx, all); err != nil {

@@ -17,11 +17,11 @@ import (
 // none.
 func TestCompositeKeysAndWhere(t *testing.T) {
 	t.Parallel()
-	for _, d := range []migrations.Dialect{migrations.Postgres, migrations.SQLite} {
+	for _, d := range []migrations.Dialect{migrations.Postgres, migrations.MySQL, migrations.SQLite} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
 			r := &rig{t: t, master: reconcile.Master{DB: open(t, d)}, replica: reconcile.Replica{DB: open(t, d), Queue: "q"}}
-			const columns = ` (region VARCHAR(10) NOT NULL, number INTEGER NOT NULL, name TEXT, PRIMARY KEY (region, number))`
+			columns := ` (region ` + spelled(d, "TEXT") + ` NOT NULL, number INTEGER NOT NULL, name TEXT, PRIMARY KEY (region, number))`
 			table(t, r.master.DB, d, "sites", "CREATE TABLE sites"+columns)
 			table(t, r.replica.DB, d, "site_ref", "CREATE TABLE site_ref"+columns)
 			keys := []string{"region", "number"}

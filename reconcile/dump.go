@@ -88,7 +88,8 @@ func Load(ctx context.Context, from io.Reader, to Replica, o LoadOptions) (LoadR
 		err := l.run(ctx, nil)
 		return l.result, err
 	}
-	tx, err := to.DB.BeginTx(ctx, &sql.TxOptions{})
+	// MySQL's own level locks the gaps between rows, too, for as long as the load takes.
+	tx, err := to.DB.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return l.result, fmt.Errorf("reconcile: begin: %w", err)
 	}

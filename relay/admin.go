@@ -192,21 +192,19 @@ func (a *Admin) change(ctx context.Context, what string, ids []int64, statements
 		return 0, nil
 	}
 	changed, err := bounded(ctx, callTimeout, func(ctx context.Context) (n int64, err error) {
-		tx, err := a.store.db.BeginTx(ctx, nil)
-		if err != nil {
-			return 0, err
-		}
-		defer func() { _ = tx.Rollback() }()
-		for _, statement := range statements {
-			result, err := a.store.query(tx).ExecContext(ctx, statement, a.store.dialect.IDs(ids))
-			if err != nil {
-				return 0, err
+		err = a.store.brief(ctx, nil, func(q dialect.Querier) error {
+			for _, statement := range statements {
+				result, err := q.ExecContext(ctx, statement, a.store.dialect.IDs(ids))
+				if err != nil {
+					return err
+				}
+				if n, err = result.RowsAffected(); err != nil {
+					return err
+				}
 			}
-			if n, err = result.RowsAffected(); err != nil {
-				return 0, err
-			}
-		}
-		return n, tx.Commit()
+			return nil
+		})
+		return n, err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("relay: %s: %w", what, err)

@@ -70,27 +70,22 @@ func (s *store) acquire(ctx context.Context, of share, holder string, ttl time.D
 // lease or change the number go one after the other, so each sees what those
 // before it hold.
 func (s *store) agree(ctx context.Context, of share, holder string, ttl time.Duration) (term int64, err error) {
-	tx, err := s.db.BeginTx(ctx, s.shortTx())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = tx.Rollback() }()
-	q := s.query(tx)
-	if _, err := q.ExecContext(ctx, s.sql.Agree); err != nil {
-		return 0, err
-	}
-	var wanted int
-	var others bool
-	if err := q.QueryRowContext(ctx, s.sql.Agreed, of.shards).Scan(&wanted, &others); err != nil {
-		return 0, err
-	}
-	if wanted != of.shards || others {
-		return 0, sql.ErrNoRows
-	}
-	if term, err = s.term(ctx, q, of, holder, ttl); err != nil {
-		return 0, err
-	}
-	return term, tx.Commit()
+	err = s.brief(ctx, s.shortTx(), func(q dialect.Querier) error {
+		if _, err := q.ExecContext(ctx, s.sql.Agree); err != nil {
+			return err
+		}
+		var wanted int
+		var others bool
+		if err := q.QueryRowContext(ctx, s.sql.Agreed, of.shards).Scan(&wanted, &others); err != nil {
+			return err
+		}
+		if wanted != of.shards || others {
+			return sql.ErrNoRows
+		}
+		term, err = s.term(ctx, q, of, holder, ttl)
+		return err
+	})
+	return term, err
 }
 
 // shortTx makes each statement see what was committed before it, whatever the

@@ -71,8 +71,8 @@ func (w *wire) senders() map[int]bool {
 const shardKeys = "abcdefghijklmnop"
 
 // inOrder expects each key's messages on the wire in order, and none twice unless
-// a slow machine has cost a lease or a connection, after which messages may be repeated.
-func (w *wire) inOrder(t *testing.T, each int, trouble bool) {
+// repeats are allowed, which begin anywhere and go on from there.
+func (w *wire) inOrder(t *testing.T, each int, repeats bool) {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -82,7 +82,7 @@ func (w *wire) inOrder(t *testing.T, each int, trouble bool) {
 		if _, err := fmt.Sscanf(p[1:], "%d", &n); err != nil {
 			t.Fatal(err)
 		}
-		if trouble && n < next[p[0]] {
+		if repeats && n < next[p[0]] {
 			next[p[0]] = n // again, and all behind it again
 		}
 		if n != next[p[0]] {
@@ -97,8 +97,27 @@ func (w *wire) inOrder(t *testing.T, each int, trouble bool) {
 	}
 }
 
+// lostLeases counts the leases that were lost, which is the only thing that may go
+// wrong here: on a busy machine a renewal can take longer than a lease of two seconds
+// leaves it, above all on SQLite, where all writers ask for one lock that is not given
+// in turn. What was under way is then sent again by the next owner.
+func lostLeases(t *testing.T, log string) (lost int) {
+	t.Helper()
+	for line := range strings.Lines(log) {
+		switch {
+		case strings.Contains(line, `msg="lease lost, standing by"`):
+			lost++
+			t.Log(line)
+		case strings.Contains(line, "level=WARN"), strings.Contains(line, "level=ERROR"):
+			t.Errorf("a relay had trouble that nothing here should cause: %s", line)
+		}
+	}
+	return lost
+}
+
 // Relays come, go, and change the number of shards under load. All work side by
-// side, and each key's messages reach the wire in order, and once.
+// side, and each key's messages reach the wire in order, and once unless a lease was
+// lost.
 func TestShardsUnderLoad(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
@@ -159,8 +178,7 @@ func TestShardsUnderLoad(t *testing.T) {
 		stopSecond()
 		<-written
 		m.drained(t)
-		trouble := strings.Contains(log.String(), "level=WARN")
-		w.inOrder(t, each, trouble)
+		w.inOrder(t, each, lostLeases(t, log.String()) > 0)
 		if n := len(w.senders()); n < 3 {
 			t.Errorf("%d relays sent something, want 3 or more", n)
 		}

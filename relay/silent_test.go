@@ -1,6 +1,7 @@
 package relay_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -23,6 +24,9 @@ type silent struct {
 	net.Listener
 	target string
 	mute   atomic.Bool
+	// stopAt, if not empty, is what a transaction must contain for the proxy to fall
+	// silent just before its COMMIT.
+	stopAt string
 }
 
 func newSilent(t *testing.T, target string) *silent {
@@ -45,19 +49,25 @@ func newSilent(t *testing.T, target string) *silent {
 				continue
 			}
 			t.Cleanup(func() { _, _ = client.Close(), server.Close() })
-			go s.pass(client, server)
-			go s.pass(server, client)
+			go s.pass(client, server, false)
+			go s.pass(server, client, true)
 		}
 	}()
 	return s
 }
 
-func (s *silent) pass(to io.Writer, from io.Reader) {
+func (s *silent) pass(to io.Writer, from io.Reader, toServer bool) {
 	buffer := make([]byte, 64<<10)
-	for {
+	for stopping := false; ; {
 		n, err := from.Read(buffer)
 		if err != nil {
 			return
+		}
+		if toServer && s.stopAt != "" {
+			stopping = stopping || bytes.Contains(buffer[:n], []byte(s.stopAt))
+			if stopping && bytes.Contains(buffer[:n], []byte("COMMIT")) {
+				s.mute.Store(true)
+			}
 		}
 		if !s.mute.Load() {
 			if _, err := to.Write(buffer[:n]); err != nil {

@@ -301,23 +301,15 @@ func (s *store) settleNow(ctx context.Context, what settlement) error {
 		}
 		return nil
 	}
-	tx, err := s.db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("settle: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }()
-	if err := s.settleIn(ctx, tx, what); err != nil {
-		return fmt.Errorf("settle: %w", err)
-	}
-	if err := tx.Commit(); err != nil {
+	if err := s.brief(ctx, nil, func(q dialect.Querier) error { return s.settleIn(ctx, q, what) }); err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
 	return nil
 }
 
-func (s *store) settleIn(ctx context.Context, tx *sql.Tx, what settlement) error {
+func (s *store) settleIn(ctx context.Context, q dialect.Querier, what settlement) error {
 	exec := func(query string, args ...any) error {
-		_, err := s.query(tx).ExecContext(ctx, query, args...)
+		_, err := q.ExecContext(ctx, query, args...)
 		return err
 	}
 	done, mended := what.done, what.mended

@@ -25,6 +25,13 @@ type RelaySQL struct {
 	// as far as can be told, and the present time.
 	HorizonByAge string
 
+	// Bound makes the database end a transaction when its owner has left it alone for a
+	// few seconds: this one, if it is run inside, or where there is an Unbound, all of
+	// the session until that is run. Empty where the database cannot.
+	Bound string
+	// Unbound takes Bound back.
+	Unbound string
+
 	// Delete removes a list of ids ($1).
 	Delete string
 	// Bury copies row $1 to outbox_dead with error $2 and attempts $3.

@@ -42,6 +42,12 @@ WHERE trx_id > 0 AND trx_id < 281474976710656`,
 SELECT CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) - 600000000 AS CHAR),
        CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS CHAR)`,
 
+	// MariaDB alone reads what stands behind /*M!; MySQL has nothing of the kind.
+	Bound: `
+SET @lockstep_idle = 0 /*M!100300 , @lockstep_idle = @@SESSION.idle_transaction_timeout, SESSION idle_transaction_timeout = 5 */`,
+
+	Unbound: `SET @lockstep_bound = 0 /*M!100300 , SESSION idle_transaction_timeout = @lockstep_idle */`,
+
 	Delete: `DELETE o FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox o FORCE INDEX (PRIMARY) ON o.id = j.id`,
 
 	Bury: `

@@ -26,6 +26,9 @@ ORDER BY id`,
 
 	Horizon: `SELECT pg_snapshot_xmin(s)::text, pg_snapshot_xmax(s)::text FROM pg_current_snapshot() s`,
 
+	// Shorter than a lease usually lasts, so that whoever takes over finds no locks.
+	Bound: `SET LOCAL idle_in_transaction_session_timeout = '5s'`,
+
 	// A deletion that a crash undoes only repeats messages, so its commit need
 	// not wait for the disk.
 	Delete: `

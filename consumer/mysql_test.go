@@ -227,6 +227,38 @@ func TestMySQLRowMadeMeanwhile(t *testing.T) {
 	}
 }
 
+// TestMySQLRowChangedMeanwhile: a batch waits for another transaction that is changing
+// one of its rows, and compares with what that leaves.
+func TestMySQLRowChangedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for _, others := range []int{0, 2} {
+		r := accountRig(t, MySQL)
+		r.batch(t, save(1, 1, "one"))
+		tx, err := r.db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.ExecContext(t.Context(), "UPDATE account_ref SET title = 'five', cqrs_revision = 5"); err != nil {
+			t.Fatal(err)
+		}
+		messages := []*message.Message{save(1, 2, "two")}
+		for i := range others {
+			messages = append(messages, save(7+i, 1, "beside"))
+		}
+		done := r.background(t, messages...)
+		requireWaiting(t, done)
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if have, title := r.world(t, 1); have.Revision != 5 || title != "five" {
+			t.Errorf("beside %d others: have revision %d, %q, want 5, five", others, have.Revision, title)
+		}
+	}
+}
+
 // TestMySQLTwoConsumersOfAQueue: whatever two consumers take from one queue, each
 // key ends with its newest state.
 func TestMySQLTwoConsumersOfAQueue(t *testing.T) {

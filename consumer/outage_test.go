@@ -119,9 +119,9 @@ func TestStopWithUnstoredCopies(t *testing.T) {
 // stubEngine fails as it is told.
 type stubEngine struct {
 	engine // the rest is not asked for
-	mu    sync.Mutex
-	calls int
-	fail  func(ctx context.Context, call int) error
+	mu     sync.Mutex
+	calls  int
+	fail   func(ctx context.Context, call int) error
 }
 
 func (e *stubEngine) plan([]*incoming) any { return nil }

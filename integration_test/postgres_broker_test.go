@@ -50,9 +50,9 @@ func newPostgresRig(t *testing.T, entities ...entity) *rig {
 // brokerLease is until the messages of a dead consumer come again.
 const brokerLease = 2 * time.Second
 
-// PostgreSQL is master, replica and broker. The relay and the consumer are processes; each is killed while
-// messages are on their way, and the consumer is frozen for longer than its lease, too, so that others get
-// what it holds.
+// PostgreSQL is master, replica and broker. The relay and the consumer are processes, which are killed in
+// mid-flow. Then a consumer is killed, and another one frozen for longer than its lease, while they hold the
+// newest messages of all keys: others have to get these.
 func TestPostgresAsBroker(t *testing.T) {
 	t.Parallel()
 	r := newPostgresRig(t, account())
@@ -67,18 +67,45 @@ func TestPostgresAsBroker(t *testing.T) {
 	c.kill(t)
 	c = r.startConsumerProcess(t)
 	r.progress(t)
-
-	// It holds messages, whose last ones are the newest of their keys.
-	unlock := r.lockReplica(t)
 	w.stop()
-	r.lastWord(t)
-	r.awaitWaiting(t)
+
+	unlock := r.heldByConsumer(t)
+	c.kill(t)
+	unlock()
+	c = r.startConsumerProcess(t)
+	r.caughtUp(t)
+
+	unlock = r.heldByConsumer(t)
 	c.signal(t, syscall.SIGSTOP)
 	unlock()
+	// Its transaction would keep all others from these rows; the server ends it, as
+	// idle_in_transaction_session_timeout does.
+	number(t, r.replica, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '`+r.suffix+`_consume'`)
 	r.startConsumerProcess(t)
 	r.caughtUp(t)
 	c.signal(t, syscall.SIGCONT)
 	r.settled(t)
+}
+
+// heldByConsumer brings it about that the consumer holds the newest messages of all keys behind a batch
+// that waits for unlock.
+func (r *rig) heldByConsumer(t *testing.T) (unlock func()) {
+	t.Helper()
+	u, err := url.Parse(r.brokerURL)
+	if err != nil {
+		t.Fatal("the broker's address is not a URL")
+	}
+	table := u.Query().Get("schema") + ".messages"
+	r.caughtUp(t)
+	unlock = r.lockReplica(t)
+	r.lastWord(t)
+	r.awaitWaiting(t)
+	r.lastWord(t)
+	until(t, "the consumer holds all messages", func() bool {
+		return number(t, r.master, "SELECT count(*) FROM outbox") == 0 &&
+			number(t, r.master, "SELECT count(*) FROM "+table+" WHERE holder IS NULL") == 0
+	})
+	return unlock
 }
 
 // The broker's connections are terminated, again and again, whatever they do: relay and consumer make new

@@ -19,12 +19,21 @@ type cluster struct {
 	tools string // that of its programs
 	run   func(program string, args ...string) *exec.Cmd
 	admin *sql.DB // as the superuser, who has reserved connections
+	disks *disks  // of its databases; nil: the machine's
 }
+
+var databases = []string{"master", "replica"}
 
 // newCluster makes a cluster with the databases master and replica, which belong
 // to the role lockstep, and starts it. Settings are written as on the command
 // line, "max_connections=20".
 func newCluster(t *testing.T, settings ...string) *cluster {
+	t.Helper()
+	return newClusterOn(t, nil, settings...)
+}
+
+// newClusterOn is newCluster with the databases on disks of their own.
+func newClusterOn(t *testing.T, disks *disks, settings ...string) *cluster {
 	t.Helper()
 	initdb := program(t, "initdb", "postgresql", "/usr/lib/postgresql/*/bin")
 	if path, err := filepath.EvalSymlinks(initdb); err == nil {
@@ -43,7 +52,7 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 	if out, err := run(initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	c := &cluster{port: freePort(t), data: data, tools: filepath.Dir(initdb), run: run}
+	c := &cluster{port: freePort(t), data: data, tools: filepath.Dir(initdb), run: run, disks: disks}
 	args := []string{
 		"-D", data, "-p", strconv.Itoa(c.port), "-k", dir, "-c", "listen_addresses=127.0.0.1",
 		"-c", "fsync=off", // the machine does not crash here
@@ -51,14 +60,25 @@ func newCluster(t *testing.T, settings ...string) *cluster {
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}
-	c.server = server{name: "PostgreSQL", quit: syscall.SIGQUIT, command: func() *exec.Cmd { return run(c.program("postgres"), args...) }}
+	c.server = server{name: "PostgreSQL", quit: syscall.SIGQUIT, command: func() *exec.Cmd {
+		cmd := run(c.program("postgres"), args...)
+		if disks != nil {
+			return disks.mounting(cmd)
+		}
+		return cmd
+	}}
 	t.Cleanup(func() { c.end(t) })
 	c.admin = c.openAs(t, "postgres", "postgres")
 	c.ready = func() error { return c.admin.PingContext(t.Context()) }
 	c.start(t)
 	execute(t, c.admin, "CREATE ROLE lockstep LOGIN")
-	for _, name := range []string{"master", "replica"} {
-		execute(t, c.admin, "CREATE DATABASE "+name+" OWNER lockstep")
+	for _, name := range databases {
+		place := ""
+		if disks != nil {
+			execute(t, c.admin, fmt.Sprintf("CREATE TABLESPACE %s LOCATION '%s'", name, disks.space(name)))
+			place = " TABLESPACE " + name
+		}
+		execute(t, c.admin, "CREATE DATABASE "+name+" OWNER lockstep"+place)
 	}
 	return c
 }

@@ -1,0 +1,101 @@
+package integration_test
+
+import (
+	"context"
+	"crypto/rand"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstep-go/lockstep/outbox"
+)
+
+// The master's disk is full: a change and its event fail together, and what was
+// committed before is sent.
+func TestMasterDiskFull(t *testing.T) {
+	t.Parallel()
+	server := newClusterOn(t, newDisks(t))
+	r := newRigOn(t, server, nil, account())
+	r.mayFail.Store(true)
+	re := r.startRelay(t)
+	c := r.startConsumer(t)
+	for range 2 {
+		w := r.startWriters(t)
+		r.progress(t)
+		refused := server.logs.says(noExtension)
+		free := server.fill(t, "master")
+		until(t, "the disk is full", func() bool { r.tryBulk(t); return server.logs.says(noExtension) > refused })
+		w.stop()
+		r.caughtUp(t) // on a full disk
+		free()
+	}
+	w := r.startWriters(t)
+	r.progress(t)
+	w.stop()
+	r.caughtUp(t)
+	spared(t, re, c)
+	missedNone(t, c)
+	if n := r.logs.says(paused); n > 2 {
+		t.Errorf("the relay says %d times that it waits, want once an outage", n)
+	}
+	t.Logf("%d messages were published twice", repeats(r.settled(t)))
+}
+
+// The replica's disk is full: the consumer waits, says so once, asks seldom, and goes
+// on by itself when there is room. No message pays for it.
+func TestReplicaDiskFull(t *testing.T) {
+	t.Parallel()
+	server := newClusterOn(t, newDisks(t))
+	r := newRigOn(t, server, nil, account())
+	re := r.startRelay(t)
+	c := r.startConsumer(t)
+	w := r.startWriters(t)
+	r.progress(t)
+	w.stop()
+	r.caughtUp(t)
+	free := server.fill(t, "replica")
+	r.do(t, r.bulk)
+	until(t, "the consumer pauses", func() bool { return c.Stats().Pauses > 0 })
+	w = r.startWriters(t)
+	asked := server.logs.says(noExtension)
+	<-time.After(2 * time.Second)
+	if n := server.logs.says(noExtension) - asked; n > 10 {
+		t.Errorf("the consumer tried %d times in two seconds, want a few", n)
+	}
+	r.progress(t) // of the relay, which has nothing to do with it
+	free()
+	r.progress(t)
+	w.stop()
+	r.caughtUp(t)
+	spared(t, re, c)
+	missedNone(t, c)
+	if waits, over := r.logs.says(waitsForDatabase), r.logs.says("the database works again"); waits != 1 || over != 1 {
+		t.Errorf("the consumer says %d times that it waits and %d times that it need not, want once each", waits, over)
+	}
+	if n := repeats(r.settled(t)); n > 0 {
+		t.Errorf("%d messages were published twice, want none", n)
+	}
+}
+
+const (
+	// noExtension is what PostgreSQL says of a table that cannot grow.
+	noExtension = "could not extend file"
+	// waitsForDatabase is what a consumer says in an outage.
+	waitsForDatabase = `msg="waiting for the database"`
+)
+
+// bulk makes accounts that need room: two megabytes that cannot be compressed.
+func (r *rig) bulk(ctx context.Context, tx *outbox.Tx) error {
+	for key := range int64(1000) {
+		if err := r.put(ctx, tx, 1000+key, strings.Repeat(rand.Text(), 38)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tryBulk makes them where there is room.
+func (r *rig) tryBulk(t *testing.T) {
+	t.Helper()
+	_ = r.ob.InTx(t.Context(), r.master, r.bulk)
+}

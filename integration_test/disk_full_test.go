@@ -24,7 +24,7 @@ func TestMasterDiskFull(t *testing.T) {
 		r.progress(t)
 		refused := server.logs.says(noExtension)
 		free := server.fill(t, "master")
-		until(t, "the disk is full", func() bool { r.tryBulk(t); return server.logs.says(noExtension) > refused })
+		until(t, "the disk is full", func() bool { return r.tryBulk(t) != nil && server.logs.says(noExtension) > refused })
 		w.stop()
 		r.caughtUp(t) // on a full disk
 		free()
@@ -95,7 +95,7 @@ func (r *rig) bulk(ctx context.Context, tx *outbox.Tx) error {
 }
 
 // tryBulk makes them where there is room.
-func (r *rig) tryBulk(t *testing.T) {
+func (r *rig) tryBulk(t *testing.T) error {
 	t.Helper()
-	_ = r.ob.InTx(t.Context(), r.master, r.bulk)
+	return r.ob.InTx(t.Context(), r.master, r.bulk)
 }

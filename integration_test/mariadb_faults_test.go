@@ -81,3 +81,36 @@ func TestMariaDBServicesKilled(t *testing.T) {
 	r.startConsumerProcess(t)
 	t.Logf("%d messages were published twice", repeats(r.settled(t)))
 }
+
+// The databases of both sides are full: what a writer cannot store fails with its
+// event, and both services wait, until there is room.
+func TestMariaDBFull(t *testing.T) {
+	t.Parallel()
+	server := newMariaDB(t, "--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:40M",
+		"--innodb-undo-tablespaces=2") // else it dies of having no room to roll back
+	r := newMariaDBRig(t, server, account())
+	r.mayFail.Store(true)
+	re := r.startRelay(t)
+	c := r.startConsumer(t)
+	w := r.startWriters(t)
+	r.progress(t)
+	free := server.fill(t)
+	until(t, "a writer is refused", func() bool { return isFull(r.tryBulk(t)) })
+	free()
+	r.progress(t)
+	w.stop()
+	r.caughtUp(t)
+
+	// Again, with something to apply that needs room.
+	unlock := server.lock(t, "replica.account_ref")
+	r.do(t, r.bulk)
+	until(t, "the consumer's transaction waits", func() bool { return server.waiting(t, "consumer") })
+	free = server.fill(t)
+	unlock()
+	until(t, "the consumer pauses", func() bool { return c.Stats().Pauses > 0 })
+	free()
+	r.caughtUp(t)
+	spared(t, re, c)
+	missedNone(t, c)
+	t.Logf("%d messages were published twice", repeats(r.settled(t)))
+}

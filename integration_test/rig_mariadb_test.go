@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -93,6 +94,54 @@ func (m *mariadb) kill(t *testing.T, service string) {
 		}
 		return killed
 	})
+}
+
+// fill takes what the server's one file may still grow by.
+func (m *mariadb) fill(t *testing.T) (free func()) {
+	t.Helper()
+	execute(t, m.admin, "CREATE TABLE master.ballast (part varbinary(4000)) ENGINE=InnoDB")
+	for _, size := range []int{4000, 500, 50} {
+		for {
+			_, err := m.admin.ExecContext(t.Context(), fmt.Sprintf("INSERT INTO master.ballast VALUES (REPEAT('x', %d))", size))
+			if isFull(err) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return func() { execute(t, m.admin, "DROP TABLE master.ballast") }
+}
+
+// isFull reports whether MariaDB had no room.
+func isFull(err error) bool {
+	var refusal *mysql.MySQLError
+	return errors.As(err, &refusal) && refusal.Number == 1114 // ER_RECORD_FILE_FULL, also of a full disk
+}
+
+// lock makes everybody wait for a table until unlock is called.
+func (m *mariadb) lock(t *testing.T, table string) (unlock func()) {
+	t.Helper()
+	conn, err := m.admin.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES "+table+" WRITE"); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if _, err := conn.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
+			t.Error(err)
+		}
+		_ = conn.Close()
+	}
+}
+
+// waiting reports whether a service waits for a table's lock.
+func (m *mariadb) waiting(t *testing.T, service string) bool {
+	t.Helper()
+	return number(t, m.admin, "SELECT count(*) FROM information_schema.processlist WHERE user = ? AND state LIKE 'Waiting for table%'", service) > 0
 }
 
 // serverUser is who runs a server when root may not; nil for this user.

@@ -17,6 +17,7 @@ type proxy struct {
 	listener  net.Listener
 	swallows  atomic.Bool
 	swallowed atomic.Int64 // bytes
+	refuses   atomic.Bool
 
 	accepted atomic.Int64 // connections
 	held     atomic.Int64 // bytes of the service that wait until it flows again
@@ -57,12 +58,16 @@ func (p *proxy) serve() {
 		if err != nil {
 			return
 		}
+		p.accepted.Add(1)
+		if p.refuses.Load() {
+			_ = service.Close()
+			continue
+		}
 		broker, err := net.Dial("tcp", p.broker)
 		if err != nil || !p.keep(service, broker) {
 			_ = service.Close()
 			continue
 		}
-		p.accepted.Add(1)
 		p.group.Go(func() { p.forward(broker, service, true) })
 		p.group.Go(func() { p.forward(service, broker, false) })
 	}
@@ -155,6 +160,14 @@ func (p *proxy) mend() {
 	p.cut()
 	p.swallows.Store(false)
 }
+
+// refuse cuts all connections and lets none be made until admit.
+func (p *proxy) refuse() {
+	p.refuses.Store(true)
+	p.cut()
+}
+
+func (p *proxy) admit() { p.refuses.Store(false) }
 
 func (p *proxy) cut() {
 	p.mu.Lock()

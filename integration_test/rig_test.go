@@ -58,6 +58,8 @@ type rig struct {
 	// mayFail lets the writers' transactions fail, as those of a database that is
 	// away do.
 	mayFail atomic.Bool
+	// pace is the pause between a writer's transactions.
+	pace time.Duration
 	// circles lets writers take their keys in any order, so that they deadlock.
 	circles bool
 	// echoes says that a connection that was given up may still deliver messages,

@@ -54,15 +54,18 @@ func (r *rig) startWriters(t *testing.T) *writers {
 				default:
 				}
 				if w.ahead.Load() > mostAhead+int64(r.wire.count()) {
-					w.pause()
+					w.pause(breath)
 					continue
+				}
+				if r.pace > 0 {
+					w.pause(r.pace)
 				}
 				written, err := r.writeAtRandom(t.Context(), rng, fmt.Sprintf("writer %d, %d", i, n))
 				switch {
 				case err == nil:
 					w.ahead.Add(int64(written))
 				case r.mayFail.Load():
-					w.pause()
+					w.pause(breath)
 				case deadlocked(err):
 					w.deadlocks.Add(1)
 				default:
@@ -76,11 +79,13 @@ func (r *rig) startWriters(t *testing.T) *writers {
 	return w
 }
 
-// pause keeps a writer from spinning.
-func (w *writers) pause() {
+// breath keeps a writer from spinning.
+const breath = 20 * time.Millisecond
+
+func (w *writers) pause(d time.Duration) {
 	select {
 	case <-w.quit:
-	case <-time.After(20 * time.Millisecond):
+	case <-time.After(d):
 	}
 }
 

@@ -1,0 +1,43 @@
+package integration_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// The broker is away for a while. Relay and consumer say so once, ask for it seldom,
+// and go on by themselves.
+func TestBrokerAway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, account())
+	relayWay, consumerWay := newProxy(t, r.brokerURL), newProxy(t, r.brokerURL)
+	re := r.startRelay(t, relayWay.url)
+	c := r.startConsumer(t, consumerWay.url)
+	w := r.startWriters(t)
+	r.progress(t)
+	pauses := r.logs.says(paused)
+	relayWay.refuse()
+	consumerWay.refuse()
+	r.logs.await(t, paused, pauses)
+	until(t, "both ask for the broker again", func() bool { return relayWay.accepted.Load() > 3 && consumerWay.accepted.Load() > 3 })
+	said, asked := r.logs.text(), relayWay.accepted.Load()+consumerWay.accepted.Load()
+	const window = 3 * time.Second
+	<-time.After(window)
+	if n := relayWay.accepted.Load() + consumerWay.accepted.Load() - asked; n < 1 || n > 30 {
+		t.Errorf("they asked %d times for the broker in %v, want a few times", n, window)
+	}
+	if more := strings.TrimPrefix(r.logs.text(), said); more != "" {
+		t.Errorf("they said it already, and say more:\n%s", more)
+	}
+	if n := r.logs.says(paused) - pauses; n != 1 {
+		t.Errorf("the relay said %d times that it waits, want once", n)
+	}
+	relayWay.admit()
+	consumerWay.admit()
+	r.progress(t)
+	w.stop()
+	r.caughtUp(t)
+	spared(t, re, c)
+	t.Logf("%d messages were published twice", repeats(r.settled(t)))
+}

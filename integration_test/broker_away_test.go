@@ -10,17 +10,32 @@ import (
 // and go on by themselves.
 func TestBrokerAway(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, account())
+	for name, rigOf := range map[string]func(t *testing.T) *rig{
+		"rabbitmq":  func(t *testing.T) *rig { t.Helper(); return newRig(t, account()) },
+		"jetstream": func(t *testing.T) *rig { t.Helper(); return newNATSRig(t, newNATS(t), account()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			rigOf(t).brokerAway(t)
+		})
+	}
+}
+
+func (r *rig) brokerAway(t *testing.T) {
+	t.Helper()
 	relayWay, consumerWay := newProxy(t, r.brokerURL), newProxy(t, r.brokerURL)
-	re := r.startRelay(t, relayWay.url)
+	re := r.startRelay(t, relayWay.url+"&confirm_timeout=1s")
 	c := r.startConsumer(t, consumerWay.url)
 	w := r.startWriters(t)
 	r.progress(t)
 	pauses := r.logs.says(paused)
+	begun := relayWay.accepted.Load() + consumerWay.accepted.Load()
 	relayWay.refuse()
 	consumerWay.refuse()
 	r.logs.await(t, paused, pauses)
-	until(t, "both ask for the broker again", func() bool { return relayWay.accepted.Load() > 3 && consumerWay.accepted.Load() > 3 })
+	until(t, "both ask for the broker again", func() bool {
+		return relayWay.accepted.Load()+consumerWay.accepted.Load() > begun+6
+	})
 	said, asked := r.logs.text(), relayWay.accepted.Load()+consumerWay.accepted.Load()
 	const window = 3 * time.Second
 	<-time.After(window)
@@ -38,6 +53,7 @@ func TestBrokerAway(t *testing.T) {
 	r.progress(t)
 	w.stop()
 	r.caughtUp(t)
+	until(t, "what was handed out before the outage has come again", func() bool { return r.depth(t) == 0 })
 	spared(t, re, c)
 	t.Logf("%d messages were published twice", repeats(r.settled(t)))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -31,6 +32,7 @@ type session struct {
 	keysDue   time.Time     // when blocked keys are looked at next
 	fold      *folder       // what was read and waits to be sent; nil: rows are sent as they are
 	undeleted error         // why confirmed rows may still be in the table
+	unsettled atomic.Bool   // a batch's outcome is being written down, or could not be
 }
 
 // batch is rows under way.
@@ -139,6 +141,7 @@ func (s *session) settle(ctx context.Context, b batch) error {
 		// behind it, or the last word on its keys would be an old one.
 		return s.undeleted
 	}
+	s.unsettled.Store(true) // before the rows are not under way any more
 	what := s.ledger.settle(b.rows, errs, s.policy, time.Now())
 	defer s.stats.settle.since(time.Now())
 	// What is confirmed is deleted even when the lease is lost meanwhile: it is
@@ -154,6 +157,7 @@ func (s *session) settle(ctx context.Context, b batch) error {
 	if what.outage != nil {
 		return fmt.Errorf("publish: %w", what.outage)
 	}
+	s.unsettled.Store(false)
 	return nil
 }
 
@@ -361,7 +365,7 @@ const (
 func (s *session) idle(ctx context.Context) error {
 	now := time.Now()
 	quiet := now.Sub(s.idleSince)
-	if s.ledger.underWay() == 0 {
+	if s.ledger.underWay() == 0 && !s.unsettled.Load() { // else a pause may be about to be said
 		s.resumed()
 	}
 	if now.Sub(s.sweptAt) >= sweepEvery {

@@ -178,7 +178,7 @@ func (b *Broker) reconnect(ctx context.Context, old *session) *session {
 		b.mu.Lock()
 		b.lastErr = err
 		b.mu.Unlock()
-		b.log.Warn("jetstream: connect", "err", err, "pause", pause)
+		b.log.Debug("jetstream: connect, trying again", "err", err, "pause", pause)
 		if !sleep(ctx, pause/2+rand.N(pause/2)) { //nolint:gosec // spreads load, hides nothing
 			return nil
 		}

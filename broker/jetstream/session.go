@@ -90,10 +90,20 @@ func (b *Broker) options(ctx context.Context, s *session) ([]nats.Option, error)
 		nats.FlusherTimeout(b.cfg.ConfirmTimeout),
 		nats.ClosedHandler(func(nc *nats.Conn) { s.end(nc.LastError()) }),
 		nats.DisconnectErrHandler(nil),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			b.log.Warn("jetstream: connection", "err", err)
-		}),
+		nats.ErrorHandler(saidOnce(func(err error) { b.log.Warn("jetstream: connection", "err", err) })),
 	), nil
+}
+
+// saidOnce leaves out what was said last: a connection that breaks fails many writes
+// in the same way. The client calls its handlers one at a time.
+func saidOnce(say func(error)) nats.ErrHandler {
+	last := ""
+	return func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if text := err.Error(); text != last {
+			last = text
+			say(err)
+		}
+	}
 }
 
 // dialer gives dialling up when the Broker closes.

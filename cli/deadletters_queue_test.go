@@ -31,6 +31,7 @@ func onBrokers(t *testing.T, test func(t *testing.T, b box)) {
 	for name, url := range map[string]func(t *testing.T) string{
 		"rabbitmq":  func(t *testing.T) string { return testdb.RabbitMQURL(t) },
 		"jetstream": func(t *testing.T) string { return "jetstream+embedded://" + t.TempDir() },
+		"postgres":  postgresBroker,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -159,9 +159,12 @@ func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.
 	}
 	log := c.sub.b.log.With("queue", c.sub.queue)
 	switch {
-	case err != nil && c.sub.over():
-		return 0
 	case err != nil:
+		select {
+		case <-c.sub.quit: // that is why
+			return 0
+		default:
+		}
 		if c.away == 0 {
 			log.Warn("reading is interrupted", "error", err)
 		}

@@ -46,6 +46,7 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 		return nil, fmt.Errorf("sql: subscribe to %q: %w", topic, err)
 	}
 	running, cancel := context.WithCancel(ctx)
+	sub.quit = running.Done()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -92,6 +93,7 @@ type subscription struct {
 	freed   chan struct{} // holds a token when there may be room
 	ended   chan struct{} // closed when nothing is handed on any more
 	settled chan outcome
+	quit    <-chan struct{} // closed when the subscription is to end
 	inHand  sync.WaitGroup
 
 	mu   sync.Mutex
@@ -186,18 +188,6 @@ func (sub *subscription) acked(msg *message.Message) bool {
 		}
 	}
 	return false
-}
-
-// over reports whether nothing is handed on any more.
-func (sub *subscription) over() bool {
-	select {
-	case <-sub.ended:
-		return true
-	case <-sub.b.closing:
-		return true
-	default:
-		return false
-	}
 }
 
 // room waits until there is room for a message.

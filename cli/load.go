@@ -68,8 +68,11 @@ func (c *loadCommand) load(cmd *cobra.Command, in io.Reader, to reconcile.Replic
 	}
 	result, err := reconcile.Load(cmd.Context(), in, to, c.options)
 	p.end()
-	if err != nil {
-		return err
+	switch {
+	case err != nil && c.options.Apart:
+		return fmt.Errorf("%w: %d rows cleared and %d loaded before that stay so", err, result.Cleared, result.Applied)
+	case err != nil:
+		return fmt.Errorf("%w: nothing was changed", err)
 	}
 	if c.asJSON {
 		if err := printJSON(cmd, result); err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/cli"
 	"github.com/lockstep-go/lockstep/consumer"
-	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
@@ -47,70 +45,6 @@ func run(t *testing.T, env []string, stdin string, args ...string) outcome {
 	o := outcome{code: cmd.ProcessState.ExitCode(), out: out.String(), stderr: stderr.String()}
 	noSecret(t, o.out+o.stderr)
 	return o
-}
-
-// sides is a master on PostgreSQL and a replica on SQLite, and what the commands
-// need to reach them.
-type sides struct {
-	t               *testing.T
-	master, replica *sql.DB
-	// masterURL and replicaURL are the databases', env has the configuration.
-	masterURL, replicaURL string
-	env                   []string
-}
-
-func newSides(t *testing.T, rows int) *sides {
-	t.Helper()
-	s := &sides{t: t}
-	s.master, s.masterURL = testdb.Postgres(t)
-	s.replicaURL = "sqlite://" + filepath.Join(t.TempDir(), "replica.db")
-	config := writeFile(t, "lockstep.yaml", `
-entities:
-  account: {table: accounts, fields: [id, name]}
-queue: billing
-replicas:
-  account: {table: account_ref, columns: {id: id, name: title}}
-`)
-	s.env = []string{"LOCKSTEP_CONFIG=" + config, "XDG_CACHE_HOME=" + t.TempDir()}
-	for _, url := range []string{s.masterURL, s.replicaURL} {
-		mustRelay(t, "migrate", "up", "--database-url", url)
-	}
-	replica, err := sql.Open("sqlite", strings.TrimPrefix(s.replicaURL, "sqlite://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = replica.Close() })
-	s.replica = replica
-	s.exec(s.master, `CREATE TABLE accounts (id bigint PRIMARY KEY, name text NOT NULL)`)
-	s.exec(s.master, mustRelay(t, "migrate", "table", "accounts"))
-	s.exec(s.master, fmt.Sprintf(`INSERT INTO accounts SELECT i, 'n' || i, 1, now() FROM generate_series(1, %d) i`, rows))
-	s.exec(s.replica, `CREATE TABLE account_ref (id INTEGER PRIMARY KEY, title TEXT NOT NULL CHECK (title <> 'bad'))`)
-	s.exec(s.replica, mustRelay(t, "migrate", "table", "account_ref", "--dialect", "sqlite"))
-	return s
-}
-
-func (s *sides) exec(db *sql.DB, query string) {
-	s.t.Helper()
-	if _, err := db.ExecContext(s.t.Context(), query); err != nil {
-		s.t.Fatalf("%s: %v", query, err)
-	}
-}
-
-func (s *sides) int(db *sql.DB, query string) (n int) {
-	s.t.Helper()
-	if err := db.QueryRowContext(s.t.Context(), query).Scan(&n); err != nil {
-		s.t.Fatalf("%s: %v", query, err)
-	}
-	return n
-}
-
-// onMaster and onReplica run a command of that side.
-func (s *sides) onMaster(stdin string, args ...string) outcome {
-	return run(s.t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL), stdin, args...)
-}
-
-func (s *sides) onReplica(stdin string, args ...string) outcome {
-	return run(s.t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.replicaURL), stdin, args...)
 }
 
 // wantOut checks that a command was done and what it printed.

@@ -144,6 +144,10 @@ type loadBatch struct {
 	faults []FormatError
 }
 
+// ErrCutOff reports a dump that ends within a row. What was loaded of it is undone,
+// unless each batch is a transaction of its own.
+var ErrCutOff = errors.New("the dump ends within a row: whatever wrote it broke off")
+
 // maxLoadBytes bounds the rows of a batch.
 const maxLoadBytes = 8 << 20
 
@@ -161,6 +165,10 @@ func (l *load) read(ctx context.Context, out chan<- *loadBatch) error {
 			}
 			bytes += len(line)
 			data, fault := readRow(line)
+			if fault != nil && l.lines.cutOff(line) {
+				err = l.lines.fault(ErrCutOff)
+				break
+			}
 			if fault != nil {
 				b.faults = append(b.faults, FormatError{l.lines.number, fault})
 				continue

@@ -128,6 +128,16 @@ func (l *lines) next() ([]byte, error) {
 	}
 }
 
+// cutOff reports whether the line that next returned, which is no JSON, is the last one
+// and the beginning of an object.
+func (l *lines) cutOff(line []byte) bool {
+	if len(line) == 0 || line[0] != '{' || bytes.HasSuffix(l.buf, []byte("\n")) {
+		return false
+	}
+	err := json.NewDecoder(bytes.NewReader(line)).Decode(new(json.RawMessage))
+	return errors.Is(err, io.ErrUnexpectedEOF)
+}
+
 func (l *lines) fault(err error) error { return &FormatError{Line: l.number, Err: err} }
 
 // header reads the first line of a comparison. Its error is ErrEmpty when there

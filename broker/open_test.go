@@ -2,10 +2,14 @@ package broker_test
 
 import (
 	"errors"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/broker/brokertest"
@@ -128,6 +132,48 @@ func TestOpenRejects(t *testing.T) {
 		}
 		if test.unknown && !errors.Is(err, broker.ErrURL) {
 			t.Errorf("Open(%q): have %v, want ErrURL", test.url, err)
+		}
+	}
+}
+
+// TestDocumentedParameters: docs/operations.md names the parameters that the adapters know and no others,
+// and the defaults that it gives are values that they take.
+func TestDocumentedParameters(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parameter := regexp.MustCompile("`([a-z_]+)(?:=([^`]*))?`")
+	for row, base := range map[string]string{"`amqp://": "amqps://127.0.0.1:1", "`nats://": "nats://127.0.0.1:1"} {
+		_, table, _ := strings.Cut(string(page), "\n| URL | parameters, with their defaults |\n")
+		_, cell, _ := strings.Cut(table, "\n| "+row)
+		cell, _, _ = strings.Cut(cell, "\n")
+		_, cell, _ = strings.Cut(cell, " | ")
+		var documented []string
+		for _, found := range parameter.FindAllStringSubmatch(cell, -1) {
+			name, value := found[1], found[2]
+			documented = append(documented, name)
+			if value == "" || value == "FILE" {
+				continue // of which other tests know what they take
+			}
+			b, err := broker.Open(t.Context(), base+"?"+name+"="+value, broker.Options{})
+			if err == nil {
+				_ = b.Close() // reported below
+			}
+			if err == nil || errors.Is(err, broker.ErrURL) {
+				t.Errorf("%s?%s=%s: have %v, want an error of connecting alone", base, name, value, err)
+			}
+		}
+		_, err := broker.Open(t.Context(), base+"?colour=red", broker.Options{})
+		if err == nil {
+			t.Fatalf("%s: an unknown parameter is no error", base)
+		}
+		_, list, _ := strings.Cut(err.Error(), "known are ")
+		known := strings.Split(list, ", ")
+		slices.Sort(documented)
+		if diff := cmp.Diff(known, documented); diff != "" {
+			t.Errorf("parameters of %s (-code +docs/operations.md):\n%s", base, diff)
 		}
 	}
 }

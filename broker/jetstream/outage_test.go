@@ -261,6 +261,33 @@ func TestStalledServer(t *testing.T) {
 	inTime("Close", func() { _ = b.Close() })
 }
 
+// TestSilentConnection: a connection on which nothing comes any more, and that
+// nobody ends, is given up, also by a Broker that only subscribes.
+func TestSilentConnection(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, t.TempDir(), -1)
+	p := startProxy(t, srv.Addr().String())
+	log := make(logged, 1000)
+	b := open(t, p.url(), jetstream.Config{AckWait: time.Second, Logger: slog.New(log)})
+	mustBind(t, b, "q", "account")
+	msgs := subscribe(t, b, "q")
+	other := open(t, srv.ClientURL(), jetstream.Config{})
+	mustPublish(t, other, "account", "0")
+	same(t, "before", bodies(0, 1), take(t, msgs, 1))
+	p.freeze()
+	start := time.Now()
+	mustPublish(t, other, "account", "1")
+	for have := ""; have != "1"; { // the acknowledgement of the first may be lost
+		msg := next(t, msgs, time.Minute)
+		have = string(msg.Payload)
+		msg.Ack()
+	}
+	if took := time.Since(start); took > 35*time.Second {
+		t.Errorf("consuming went on after %v, want it after two unanswered pings of 10 s", took)
+	}
+	log.await(t, "jetstream: connected again")
+}
+
 // TestHandover: what a subscription has not acknowledged at its end, and what
 // is on its way to it, goes to the next one at once and in order.
 func TestHandover(t *testing.T) {

@@ -3,6 +3,7 @@ package jetstream_test
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -16,6 +17,7 @@ type proxy struct {
 	closed  bool
 	conns   []net.Conn
 	stalled chan struct{} // not nil: nothing passes until it is closed
+	frozen  *atomic.Bool  // of the present connections: what comes is thrown away
 }
 
 func startProxy(t *testing.T, server string) *proxy {
@@ -24,7 +26,7 @@ func startProxy(t *testing.T, server string) *proxy {
 	if err != nil {
 		t.Fatalf("proxy: %v", err)
 	}
-	p := &proxy{listener: listener, server: server}
+	p := &proxy{listener: listener, server: server, frozen: &atomic.Bool{}}
 	p.serving.Go(p.serve)
 	t.Cleanup(p.close)
 	return p
@@ -48,13 +50,14 @@ func (p *proxy) serve() {
 			_, _ = client.Close(), server.Close()
 		}
 		p.conns = append(p.conns, client, server)
+		frozen := p.frozen
 		p.mu.Unlock()
-		p.serving.Go(func() { p.copy(client, server) })
-		p.serving.Go(func() { p.copy(server, client) })
+		p.serving.Go(func() { p.copy(client, server, frozen) })
+		p.serving.Go(func() { p.copy(server, client, frozen) })
 	}
 }
 
-func (p *proxy) copy(to, from net.Conn) {
+func (p *proxy) copy(to, from net.Conn, frozen *atomic.Bool) {
 	defer func() { _, _ = to.Close(), from.Close() }()
 	buf := make([]byte, 32<<10)
 	for {
@@ -64,6 +67,9 @@ func (p *proxy) copy(to, from net.Conn) {
 		p.mu.Unlock()
 		if stalled != nil {
 			<-stalled
+		}
+		if frozen.Load() {
+			n = 0
 		}
 		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
 			return
@@ -85,6 +91,14 @@ func (p *proxy) resume() {
 		close(p.stalled)
 		p.stalled = nil
 	}
+}
+
+// freeze passes nothing any more on the present connections, and does not end them.
+func (p *proxy) freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.frozen.Store(true)
+	p.frozen = &atomic.Bool{}
 }
 
 // cut ends all connections, without a word and with the loss of what is held

@@ -1,15 +1,7 @@
 package jetstream_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -21,64 +13,8 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/lockstep-go/lockstep/broker/jetstream"
+	"github.com/lockstep-go/lockstep/internal/testcert"
 )
-
-// certified is a certificate with its key, in files too.
-type certified struct {
-	cert            *x509.Certificate
-	key             *ecdsa.PrivateKey
-	certPEM, keyPEM string // the files
-}
-
-// certify signs a certificate for a host, by itself if there is no authority.
-func certify(t *testing.T, authority *certified, host string) *certified {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	parent, signer := template, key
-	switch ip := net.ParseIP(host); {
-	case authority == nil:
-		template.IsCA, template.BasicConstraintsValid, template.KeyUsage = true, true, x509.KeyUsageCertSign
-	case ip != nil:
-		parent, signer, template.IPAddresses = authority.cert, authority.key, []net.IP{ip}
-	default:
-		parent, signer, template.DNSNames = authority.cert, authority.key, []string{host}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &certified{key: key, certPEM: filepath.Join(t.TempDir(), "cert.pem"), keyPEM: filepath.Join(t.TempDir(), "key.pem")}
-	if c.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, c.certPEM, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	writeFile(t, c.keyPEM, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
-	return c
-}
-
-func writeFile(t *testing.T, path string, content []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (c *certified) server() *tls.Config {
-	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{c.cert.Raw}, PrivateKey: c.key}}, MinVersion: tls.VersionTLS12,
-	}
-}
 
 // startGuarded runs a server with the options.
 func startGuarded(t *testing.T, opts *server.Options) (addr string) {
@@ -104,12 +40,11 @@ func startGuarded(t *testing.T, opts *server.Options) (addr string) {
 func TestSecurity(t *testing.T) {
 	t.Parallel()
 	const secret = "s3cret"
-	ca, other := certify(t, nil, ""), certify(t, nil, "")
-	client := certify(t, ca, "client")
-	here, elsewhere := certify(t, ca, "127.0.0.1").server(), certify(t, ca, "nats.example").server()
-	mutual := certify(t, ca, "127.0.0.1").server()
-	mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
-	mutual.ClientCAs.AddCert(ca.cert)
+	ca, other := testcert.New(t), testcert.New(t)
+	client := ca.Sign(t, "client")
+	here, elsewhere := ca.Sign(t, "127.0.0.1").Server(), ca.Sign(t, "nats.example").Server()
+	mutual := ca.Sign(t, "127.0.0.1").Server()
+	mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
 	user, err := nkeys.CreateUser()
 	if err != nil {
 		t.Fatal(err)
@@ -123,14 +58,16 @@ func TestSecurity(t *testing.T) {
 		t.Fatal(err)
 	}
 	seedFile := filepath.Join(t.TempDir(), "user.nk")
-	writeFile(t, seedFile, seed)
+	if err := os.WriteFile(seedFile, seed, 0o600); err != nil {
+		t.Fatal(err)
+	}
 
 	password := server.Options{Username: "u", Password: secret}
 	with := func(opts server.Options, cfg *tls.Config) *server.Options {
 		opts.TLSConfig = cfg
 		return &opts
 	}
-	trusted := url.Values{"cacertfile": {ca.certPEM}}
+	trusted := url.Values{"cacertfile": {ca.CertFile}}
 	for name, test := range map[string]struct {
 		server *server.Options
 		scheme string
@@ -148,17 +85,17 @@ func TestSecurity(t *testing.T) {
 		"TLS by the file alone":                 {with(password, here), "nats", "u:" + secret, trusted, ""},
 		"TLS and a wrong password":              {with(password, here), "tls", "u:x" + secret, trusted, "password"},
 		"an authority the system does not know": {with(password, here), "tls", "u:" + secret, nil, "cacertfile=FILE"},
-		"another authority":                     {with(password, here), "tls", "u:" + secret, url.Values{"cacertfile": {other.certPEM}}, "cacertfile=FILE"},
+		"another authority":                     {with(password, here), "tls", "u:" + secret, url.Values{"cacertfile": {other.CertFile}}, "cacertfile=FILE"},
 		"another host's certificate":            {with(password, elsewhere), "tls", "u:" + secret, trusted, "server_name_indication=NAME"},
 		"the name in the certificate": {
 			with(password, elsewhere), "tls", "u:" + secret,
-			url.Values{"cacertfile": {ca.certPEM}, "server_name_indication": {"nats.example"}},
+			url.Values{"cacertfile": {ca.CertFile}, "server_name_indication": {"nats.example"}},
 			"",
 		},
 		"no client certificate": {with(password, mutual), "tls", "u:" + secret, trusted, "certfile=FILE"},
 		"a client certificate": {
 			with(password, mutual), "tls", "u:" + secret,
-			url.Values{"cacertfile": {ca.certPEM}, "certfile": {client.certPEM}, "keyfile": {client.keyPEM}},
+			url.Values{"cacertfile": {ca.CertFile}, "certfile": {client.CertFile}, "keyfile": {client.KeyFile}},
 			"",
 		},
 		"a server without TLS": {with(password, nil), "tls", "u:" + secret, trusted, "does not speak TLS"},

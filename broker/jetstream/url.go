@@ -3,8 +3,10 @@ package jetstream
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -144,7 +146,8 @@ func (p parameters) read(u *url.URL) error {
 	var errs []error
 	for key, values := range query {
 		if set, ok := p[key]; !ok {
-			errs = append(errs, fmt.Errorf("jetstream: url: unknown parameter %q", key))
+			known := strings.Join(slices.Sorted(maps.Keys(p)), ", ")
+			errs = append(errs, fmt.Errorf("jetstream: url: unknown parameter %q; known are %s", key, known))
 		} else if err := set(values[0]); err != nil {
 			errs = append(errs, fmt.Errorf("jetstream: url: %s is %q: %w", key, values[0], err))
 		}

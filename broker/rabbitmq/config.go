@@ -129,6 +129,11 @@ var serverParameters = []string{
 	paramCA, paramCert, paramKey, paramServerName, "auth_mechanism", "channel_max",
 }
 
+// ownParameters are those that the Config's fields name.
+var ownParameters = []string{
+	"confirm_timeout", "connection_timeout", "exchange", "heartbeat", "name", "prefetch", "queue_type", "window",
+}
+
 // ErrURL reports a URL, or parameters in it, that Open cannot read, and faults of the Config. It is found
 // with [errors.Is]; its text says no more than that.
 var ErrURL = errors.New("the URL or the configuration is wrong")
@@ -226,7 +231,8 @@ func (c *Config) read(query url.Values) error {
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
-		faults = append(faults, fmt.Errorf("unknown URL parameters: %s", strings.Join(unknown, ", ")))
+		known := slices.Sorted(slices.Values(slices.Concat(ownParameters, serverParameters)))
+		faults = append(faults, fmt.Errorf("unknown URL parameters: %s; known are %s", strings.Join(unknown, ", "), strings.Join(known, ", ")))
 	}
 	return errors.Join(faults...)
 }

@@ -2,94 +2,17 @@ package rabbitmq
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lockstep-go/lockstep/internal/testcert"
 )
-
-// authority is a certificate authority of the test's own.
-type authority struct {
-	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	a.cert, a.key = a.sign("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
-	return a
-}
-
-// sign makes a certificate, by itself if there is no authority yet, and writes it and its key to files.
-func (a *authority) sign(name string, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
-	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template.SerialNumber, template.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: name}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	for suffix, block := range map[string]*pem.Block{
-		".pem": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "PRIVATE KEY", Bytes: keyDER},
-	} {
-		if err := os.WriteFile(a.file(name+suffix), pem.EncodeToMemory(block), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
-	}
-	return certificate, key
-}
-
-func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
-
-// server returns the configuration of a server with a certificate for a name or an address.
-func (a *authority) server(host string) *tls.Config {
-	a.t.Helper()
-	template := &x509.Certificate{DNSNames: []string{host}}
-	if ip := net.ParseIP(host); ip != nil {
-		template = &x509.Certificate{IPAddresses: []net.IP{ip}}
-	}
-	cert, key := a.sign("server", template)
-	return &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, MinVersion: tls.VersionTLS12,
-	}
-}
-
-func (a *authority) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return pool
-}
 
 // encrypted puts a listener with TLS before the server and returns the URL through it, and the proxy
 // behind the listener.
@@ -123,9 +46,9 @@ func (r *rig) encrypted(cfg *tls.Config) (*proxy, string) {
 // TestTLS carries a load, with a configuration in code.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	r, ca := newRig(t), newAuthority(t)
-	_, url := r.encrypted(ca.server("127.0.0.1"))
-	b, queue := r.openAt(url, Config{TLS: &tls.Config{RootCAs: ca.pool(), MinVersion: tls.VersionTLS12}}), r.queue()
+	r, ca := newRig(t), testcert.New(t)
+	_, url := r.encrypted(ca.Sign(t, "127.0.0.1").Server())
+	b, queue := r.openAt(url, Config{TLS: &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12}}), r.queue()
 	r.bind(b, queue, "account")
 	messages := r.subscribe(b, queue)
 	for range 2 {
@@ -141,15 +64,12 @@ func TestTLS(t *testing.T) {
 // TestTLSByURL: what the URL can say about TLS. An error says what to do, without the password.
 func TestTLSByURL(t *testing.T) {
 	t.Parallel()
-	r, ca, other := newRig(t), newAuthority(t), newAuthority(t)
-	ca.sign("client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	other.sign("client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	plain, named, mutual := ca.server("127.0.0.1"), ca.server("rabbit.example"), ca.server("127.0.0.1")
-	mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, ca.pool()
-	client := func(a *authority) url.Values {
-		return url.Values{
-			"cacertfile": {ca.file("ca.pem")}, "certfile": {a.file("client.pem")}, "keyfile": {a.file("client.key")},
-		}
+	r, ca, other := newRig(t), testcert.New(t), testcert.New(t)
+	plain, named, mutual := ca.Sign(t, "127.0.0.1").Server(), ca.Sign(t, "rabbit.example").Server(), ca.Sign(t, "127.0.0.1").Server()
+	mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool()
+	client := func(a *testcert.Authority) url.Values {
+		pair := a.Sign(t, "client")
+		return url.Values{"cacertfile": {ca.CertFile}, "certfile": {pair.CertFile}, "keyfile": {pair.KeyFile}}
 	}
 	for name, test := range map[string]struct {
 		server *tls.Config
@@ -157,13 +77,13 @@ func TestTLSByURL(t *testing.T) {
 		want   string // of the error; empty: none
 	}{
 		"an authority that the system does not know": {plain, nil, "cacertfile=FILE"},
-		"the right authority":                        {plain, url.Values{"cacertfile": {ca.file("ca.pem")}}, ""},
-		"another authority":                          {plain, url.Values{"cacertfile": {other.file("ca.pem")}}, "cacertfile=FILE"},
-		"another host's certificate":                 {named, url.Values{"cacertfile": {ca.file("ca.pem")}}, "server_name_indication=NAME"},
+		"the right authority":                        {plain, url.Values{"cacertfile": {ca.CertFile}}, ""},
+		"another authority":                          {plain, url.Values{"cacertfile": {other.CertFile}}, "cacertfile=FILE"},
+		"another host's certificate":                 {named, url.Values{"cacertfile": {ca.CertFile}}, "server_name_indication=NAME"},
 		"the name in the certificate": {
-			named, url.Values{"cacertfile": {ca.file("ca.pem")}, "server_name_indication": {"rabbit.example"}}, "",
+			named, url.Values{"cacertfile": {ca.CertFile}, "server_name_indication": {"rabbit.example"}}, "",
 		},
-		"no client certificate":              {mutual, url.Values{"cacertfile": {ca.file("ca.pem")}}, "certificate required"},
+		"no client certificate":              {mutual, url.Values{"cacertfile": {ca.CertFile}}, "certificate required"},
 		"a client certificate":               {mutual, client(ca), ""},
 		"a client certificate of another CA": {mutual, client(other), "tls:"},
 	} {
@@ -212,10 +132,10 @@ func TestTLSByTheSystemsAuthorities(t *testing.T) {
 		_ = b.Close()
 		return
 	}
-	r, ca := newRig(t), newAuthority(t)
-	_, url := r.encrypted(ca.server("127.0.0.1"))
+	r, ca := newRig(t), testcert.New(t)
+	_, url := r.encrypted(ca.Sign(t, "127.0.0.1").Server())
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestTLSByTheSystemsAuthorities$")
-	cmd.Env = append(os.Environ(), systemRoots+"="+url, "SSL_CERT_FILE="+ca.file("ca.pem"), "SSL_CERT_DIR="+t.TempDir())
+	cmd.Env = append(os.Environ(), systemRoots+"="+url, "SSL_CERT_FILE="+ca.CertFile, "SSL_CERT_DIR="+t.TempDir())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("with the authority among the system's: %v\n%s", err, out)
 	}
@@ -224,13 +144,13 @@ func TestTLSByTheSystemsAuthorities(t *testing.T) {
 // TestFaultsOfTLS are told before anything is connected to, and none is passed over.
 func TestFaultsOfTLS(t *testing.T) {
 	t.Parallel()
-	ca := newAuthority(t)
-	good, key := ca.file("ca.pem"), ca.file("ca.key")
+	ca := testcert.New(t)
+	good, key := ca.CertFile, ca.KeyFile
 	for params, want := range map[string][]string{
 		"amqp://u:secret@h/?cacertfile=" + good:                     {"cacertfile", "amqps://"},
 		"amqp://u:secret@h/?server_name_indication=x":               {"server_name_indication", "amqps://"},
-		"amqps://u:secret@h/?cacertfile=" + ca.file("none.pem"):     {"cacertfile", "none.pem"},
-		"amqps://u:secret@h/?cacertfile=" + key:                     {"cacertfile", "ca.key", "no certificate"},
+		"amqps://u:secret@h/?cacertfile=" + ca.CertFile + ".none":     {"cacertfile", ".none"},
+		"amqps://u:secret@h/?cacertfile=" + key:                     {"cacertfile", "key.pem", "no certificate"},
 		"amqps://u:secret@h/?certfile=" + good:                      {"certfile", "keyfile", "both"},
 		"amqps://u:secret@h/?keyfile=" + key:                        {"certfile", "keyfile", "both"},
 		"amqps://u:secret@h/?keyfile=" + good + "&certfile=" + good: {"certfile", "keyfile"},

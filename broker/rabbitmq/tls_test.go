@@ -149,7 +149,7 @@ func TestFaultsOfTLS(t *testing.T) {
 	for params, want := range map[string][]string{
 		"amqp://u:secret@h/?cacertfile=" + good:                     {"cacertfile", "amqps://"},
 		"amqp://u:secret@h/?server_name_indication=x":               {"server_name_indication", "amqps://"},
-		"amqps://u:secret@h/?cacertfile=" + ca.CertFile + ".none":     {"cacertfile", ".none"},
+		"amqps://u:secret@h/?cacertfile=" + ca.CertFile + ".none":   {"cacertfile", ".none"},
 		"amqps://u:secret@h/?cacertfile=" + key:                     {"cacertfile", "key.pem", "no certificate"},
 		"amqps://u:secret@h/?certfile=" + good:                      {"certfile", "keyfile", "both"},
 		"amqps://u:secret@h/?keyfile=" + key:                        {"certfile", "keyfile", "both"},

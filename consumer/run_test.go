@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -288,11 +289,13 @@ func TestClosedBroker(t *testing.T) {
 	}
 }
 
-// TestConsumersShareAQueue: several consumers of one queue end where the master
-// is, although each sees only some of a key's events, in any order.
+// TestConsumersShareAQueue: several consumers of one queue, each with a connection of
+// its own, end where the master is, although each sees only some of a key's events, in
+// any order, and what one gives back may come to another.
 func TestConsumersShareAQueue(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
+		const consumers = 3
 		db := openDB(t, d, accountTable)
 		for seed := range uint64(5) {
 			h := newHistory(100 + seed)
@@ -300,16 +303,31 @@ func TestConsumersShareAQueue(t *testing.T) {
 				h.lockstepLike(key, 30)
 			}
 			messages := h.deliver(40)
-			broker := newTestBroker()
-			broker.requeue = true
 			var runs []*running
-			for range 3 {
+			for range consumers {
 				r := rigOn(t, db, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}})
 				r.cfg.BatchSize, r.cfg.Now = 10, time.Now
+				broker := newTestBroker()
+				broker.requeue = true
 				runs = append(runs, r.start(t, broker, broker))
 			}
-			broker.deliver(messages...)
-			eventually(t, "all acknowledged", func() bool { acked, _ := broker.counts(); return acked >= len(messages) })
+			random := rand.New(rand.NewPCG(seed, 0))
+			for part := range slices.Chunk(messages, 5) {
+				runs[random.IntN(consumers)].broker.deliver(part...)
+			}
+			eventually(t, "all acknowledged", func() bool {
+				total := 0
+				for _, run := range runs {
+					acked, _ := run.broker.counts()
+					total += acked
+				}
+				return total >= len(messages)
+			})
+			for i, run := range runs {
+				if run.Stats().Received == 0 {
+					t.Errorf("consumer %d got nothing", i)
+				}
+			}
 			for _, run := range runs {
 				if err := run.stop(t); err != nil {
 					t.Error(err)

@@ -18,6 +18,9 @@ import (
 // subscription, which take turns when there are many.
 const maxConnections = 10
 
+// maxConnectionAge lets go of a server that has become another one's standby and only reads.
+const maxConnectionAge = 10 * time.Minute
+
 // Broker stores messages in PostgreSQL and reads them from there. It satisfies Watermill's
 // Publisher, Subscriber and SubscribeInitializer. Make one with [Open]; use it from any number of
 // goroutines.
@@ -76,6 +79,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	b.db.SetMaxOpenConns(maxConnections)
 	b.db.SetMaxIdleConns(maxConnections)
 	b.db.SetConnMaxIdleTime(time.Minute)
+	b.db.SetConnMaxLifetime(maxConnectionAge)
 	if err := b.prepare(ctx); err != nil {
 		_ = b.db.Close()
 		switch {

@@ -8,8 +8,8 @@
 //	err = b.Publish("account", message.NewMessage(watermill.NewUUID(), body))
 //	messages, err := b.Subscribe(ctx, "billing")
 //
-// It is slower than RabbitMQ and JetStream by far, and as correct. All services that exchange events
-// name the same database, which may, and need not, be one that a service works with.
+// It costs the database more than a message costs RabbitMQ or JetStream, and is as correct. All services that
+// exchange events name the same database, which may, and need not, be one that a service works with.
 //
 // # How it works
 //
@@ -45,8 +45,8 @@
 //
 // # What is weaker than with RabbitMQ
 //
-//   - Speed. Every message is written three times for each queue (stored, held, deleted) and leaves as many
-//     dead rows to autovacuum, which the messages table is set for. See docs/operations.md for figures.
+//   - Speed. Every message is written three times for each queue (stored, held, deleted) and leaves two dead
+//     rows to autovacuum, which the messages table is set for. docs/operations.md has figures.
 //   - Latency. Nobody is told of a new message: an idle subscription looks every [Config.Poll].
 //   - A dead process is noticed by its lease, after [Config.Lease], not by its connection. Its messages
 //     come again then, at their old places.

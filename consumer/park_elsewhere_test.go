@@ -25,7 +25,7 @@ func seating(t *testing.T, d Dialect, ask time.Duration, follow ...string) (*rig
 		`CREATE TABLE ticket_ref (id bigint PRIMARY KEY, n bigint, r `+text+`, label varchar(20), cqrs_revision bigint NOT NULL, cqrs_updated %s NOT NULL,
 			FOREIGN KEY (r, n) REFERENCES seat_ref ("row", number), FOREIGN KEY (label) REFERENCES seat_ref (label))`)
 	all := map[string]Table{
-		"seat":   {Name: "seat_ref", Keys: []string{"row", "number"}},
+		"seat":   {Name: "seat_ref", Keys: []string{"number", "row"}}, // not in the order of the primary key
 		"ticket": {Name: "ticket_ref", RetryDelay: time.Hour},
 	}
 	tables := make(map[string]Table)
@@ -124,7 +124,7 @@ func (r *rig) requireUnpaid(t *testing.T) {
 // key, the message waits for its delay; it is not tried all the time.
 func TestNothingIsMissing(t *testing.T) {
 	t.Parallel()
-	r, run := family(t, Postgres, askEvery, nil, Table{MaxRetries: 1, RetryDelay: 3 * askEvery})
+	r, run := family(t, Postgres, askEvery, nil, Table{MaxRetries: 1, RetryDelay: 5 * askEvery})
 	mustExec(t, r.db, `CREATE SEQUENCE attempts;
 		CREATE FUNCTION refused() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('attempts'); RAISE foreign_key_violation; END $$;
 		CREATE TRIGGER refused BEFORE INSERT ON leaf_ref FOR EACH ROW EXECUTE FUNCTION refused()`)
@@ -132,7 +132,7 @@ func TestNothingIsMissing(t *testing.T) {
 	eventually(t, "the dead letter", func() bool { return r.Stats().Dead == 1 })
 	for _, line := range dump(t, r.db, "SELECT last_value AS n FROM attempts") {
 		var n int
-		if _, err := fmt.Sscanf(line, "n=%d", &n); err != nil || n > 12 { // two deliveries, each tried, asked about and tried once more
+		if _, err := fmt.Sscanf(line, "n=%d", &n); err != nil || n > 11 { // two deliveries, each tried, asked about and tried once more
 			t.Errorf("%s statements were sent, want a few (%v)", line, err)
 		}
 	}

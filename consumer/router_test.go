@@ -219,7 +219,8 @@ func TestHandleMessageInARouter(t *testing.T) {
 			t.Parallel()
 			m := mount(t)
 			route(t, m, subscriber(t, m), m.HandleMessage,
-				middleware.CorrelationID, middleware.Recoverer, middleware.Retry{MaxRetries: 3, InitialInterval: time.Millisecond}.Middleware)
+				middleware.CorrelationID, middleware.NewThrottle(500, time.Second).Middleware, middleware.Timeout(10*time.Second),
+				middleware.Recoverer, middleware.Retry{MaxRetries: 3, InitialInterval: time.Millisecond}.Middleware)
 			var accounts, writers []string
 			for revision := 1; revision <= 5; revision++ {
 				for key := 1; key <= 10; key++ {

@@ -41,6 +41,11 @@ import (
 //		return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 //	})
 //
+// Timeout, Throttle, CorrelationID, Recoverer and even Duplicator change
+// nothing about what is promised. Deduplicator and InstantAck break it: a message that
+// is given back, and so delivered again, is taken for seen by the one and was
+// acknowledged by the other before it was applied. Duplicates need no middleware here.
+//
 // With a broker that is no [DelayedPublisher], this function waits for the delay of
 // a message that failed: a Timeout has to be longer, or no attempt is counted.
 //

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/lockstep-go/lockstep/consumer"
@@ -24,6 +26,7 @@ import (
 //	…
 //	d := outboxtest.NewDelivery(t, c)
 //	d.Require(consumer.Applied, outboxtest.Event{Entity: "author", Key: "1", Revision: 1, Data: map[string]any{"id": 1, "name": "Ada"}})
+//	d.RequireOutcome(consumer.Outcome{Result: consumer.Applied, Gap: true}, outboxtest.Event{Entity: "author", Key: "1", Revision: 3, Data: …})
 //
 // The database is real, and so are guards, handlers and policies. Copies for
 // retries and dead letters are not made: the outcome says that they would be.
@@ -98,6 +101,44 @@ func (d *Delivery) Require(want consumer.Result, ev Event) consumer.Outcome {
 			ev.signal(), ev.Entity, ev.Key, ev.Revision, have.Result, want, have.Reason, have.Err)
 	}
 	return have
+}
+
+// RequireOutcome delivers an event and fails the test at once, with the difference,
+// unless the outcome is as wanted. Result, Gap and Downgrade are compared as they
+// are; a zero Delay, an empty Reason and a nil Err stand for anything. Err is found
+// by errors.Is, and otherwise its text has to be in the text of the outcome's.
+func (d *Delivery) RequireOutcome(want consumer.Outcome, ev Event) consumer.Outcome {
+	d.tb.Helper()
+	have := d.Deliver(ev)
+	if diff := cmp.Diff(shownOutcome(want, want), shownOutcome(have, want)); diff != "" {
+		d.tb.Fatalf("outboxtest: %s %s/%s of revision %d (-want +have):\n%s\nits error: %v", ev.signal(), ev.Entity, ev.Key, ev.Revision, diff, have.Err)
+	}
+	return have
+}
+
+// outcome is an outcome as a difference shows it.
+type outcome struct {
+	Result         consumer.Result
+	Gap, Downgrade bool
+	Delay          time.Duration
+	Reason, Err    string
+}
+
+// shownOutcome leaves out of an outcome what is not wanted of it.
+func shownOutcome(o, want consumer.Outcome) outcome {
+	shown := outcome{Result: o.Result, Gap: o.Gap, Downgrade: o.Downgrade}
+	if want.Delay != 0 {
+		shown.Delay = o.Delay
+	}
+	if want.Reason != "" {
+		shown.Reason = o.Reason
+	}
+	if want.Err != nil && o.Err != nil {
+		if shown.Err = o.Err.Error(); errors.Is(o.Err, want.Err) || strings.Contains(shown.Err, want.Err.Error()) {
+			shown.Err = want.Err.Error()
+		}
+	}
+	return shown
 }
 
 func (ev *Event) signal() event.Signal {

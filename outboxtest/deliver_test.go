@@ -20,9 +20,14 @@ import (
 
 type author struct{ Name string }
 
-// deliveries returns a consumer with a table (account) and a handler (author) to
-// deliver to.
+// deliveries delivers to a consumer of tables (account and card) and a handler (author).
 func deliveries(t *testing.T, open func(testing.TB) (*sql.DB, string), d consumer.Dialect, timeType string) (*outboxtest.Delivery, *sql.DB) {
+	t.Helper()
+	c, db := delivered(t, open, d, timeType)
+	return outboxtest.NewDelivery(t, c), db
+}
+
+func delivered(t *testing.T, open func(testing.TB) (*sql.DB, string), d consumer.Dialect, timeType string) (*consumer.Consumer, *sql.DB) {
 	t.Helper()
 	db, _ := open(t)
 	if _, err := migrations.Up(t.Context(), db, d); err != nil {
@@ -61,7 +66,7 @@ func deliveries(t *testing.T, open func(testing.TB) (*sql.DB, string), d consume
 	if err != nil {
 		t.Fatal(err)
 	}
-	return outboxtest.NewDelivery(t, c), db
+	return c, db
 }
 
 // TestDeliver: each outcome that a consumer knows is told, for tables and

@@ -34,8 +34,16 @@ func twoEntities(t *testing.T, d Dialect, cfg Config) (*rig, *running) {
 // of the other go on; at the end of Run what waits goes back.
 func TestPauseAndResume(t *testing.T) {
 	t.Parallel()
+	eachDialect(t, pausesAndResumes)
+	r, _ := twoEntities(t, SQLite, Config{})
+	if err := r.Pause("stranger"); err == nil || !strings.Contains(err.Error(), "stranger") {
+		t.Errorf("Pause of a stranger: %v", err)
+	}
+}
+
+func pausesAndResumes(t *testing.T, d Dialect) {
 	for _, paused := range []string{"account", "author"} {
-		r, run := twoEntities(t, SQLite, Config{})
+		r, run := twoEntities(t, d, Config{})
 		if err := r.Pause(paused); err != nil {
 			t.Fatal(err)
 		}
@@ -68,10 +76,6 @@ func TestPauseAndResume(t *testing.T) {
 			t.Errorf("%s paused: %d acknowledged, %d given back, want 7 and 1", paused, acked, nacked)
 		}
 	}
-	r, _ := twoEntities(t, SQLite, Config{})
-	if err := r.Pause("stranger"); err == nil || !strings.Contains(err.Error(), "stranger") {
-		t.Errorf("Pause of a stranger: %v", err)
-	}
 }
 
 // TestSubset: Entities limits what is bound and applied, Ignore says what is
@@ -91,74 +95,6 @@ func TestSubset(t *testing.T) {
 	if err := r.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "misspelt") {
 		t.Errorf("Check: %v, want misspelt in it", err)
 	}
-}
-
-// TestStatementTimeout: a statement that takes too long is logged; it is an
-// outage for a table and costs a handler's event an attempt.
-func TestStatementTimeout(t *testing.T) {
-	t.Parallel()
-	t.Run("table", func(t *testing.T) {
-		t.Parallel()
-		var book logBook
-		r, run := twoEntities(t, Postgres, Config{StatementTimeout: 50 * time.Millisecond, Logger: book.logger()})
-		run.broker.deliver(save(2, 1, "x")) // prepares the statement
-		run.awaitAcked(t, 1)
-		tx, err := r.db.BeginTx(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := tx.ExecContext(t.Context(), "LOCK TABLE account_ref"); err != nil {
-			t.Fatal(err)
-		}
-		run.broker.deliver(save(1, 1, "x"))
-		eventually(t, "the consumer pauses", func() bool { return r.Stats().Pauses == 1 })
-		if err := tx.Rollback(); err != nil {
-			t.Fatal(err)
-		}
-		run.awaitAcked(t, 2)
-		if s := r.Stats(); s.Applied != 2 || s.Retried != 0 || !strings.Contains(book.String(), "a statement took too long") || !strings.Contains(book.String(), "account_ref") {
-			t.Errorf("have %+v and the log\n%s", s, book.String())
-		}
-	})
-	slow := map[Dialect]string{
-		Postgres: "SELECT count(*), pg_sleep(10)",
-		MySQL:    "SELECT count(*), SLEEP(10)",
-		SQLite:   "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0",
-	}
-	eachDialect(t, func(t *testing.T, d Dialect) {
-		for _, how := range []string{"query", "row", "exec"} {
-			var book logBook
-			r, run := runAuthors(t, d, Config{StatementTimeout: 50 * time.Millisecond, Logger: book.logger()}, func(ctx context.Context, tx Tx, _ Event[author]) error {
-				var n int
-				var x any
-				switch how {
-				case "exec":
-					_, err := tx.ExecContext(ctx, slow[d])
-					return err
-				case "query":
-					rows, err := tx.QueryContext(ctx, slow[d])
-					if err != nil {
-						return err
-					}
-					defer func() { _ = rows.Close() }()
-					for rows.Next() {
-						n++
-					}
-					return rows.Err()
-				}
-				return tx.QueryRowContext(ctx, slow[d]).Scan(&n, &x)
-			}, HandlerOptions{MaxRetries: NoRetries})
-			start := time.Now()
-			run.broker.deliver(authorEvent("SAVE", 1, 1, "x"))
-			run.deadLetter(t)
-			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("%s: that took %s", how, took)
-			}
-			if !strings.Contains(book.String(), "a statement took too long") || !strings.Contains(book.String(), slow[d][:12]) || r.Stats().Pauses > 0 {
-				t.Errorf("%s: %+v, the log says\n%s", how, r.Stats(), book.String())
-			}
-		}
-	})
 }
 
 // TestLog: what is consumed is said at the start, a failing message once, not

@@ -1,0 +1,87 @@
+package consumer
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+)
+
+// slowTables make a table's insertions slow as long as there is a row in the table slow.
+var slowTables = map[Dialect][]string{
+	Postgres: {
+		`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF EXISTS (SELECT FROM slow) THEN PERFORM pg_sleep(10); END IF; RETURN NEW; END $$`,
+		`CREATE TRIGGER wait BEFORE INSERT ON account_ref FOR EACH ROW EXECUTE FUNCTION wait()`,
+	},
+	MySQL: {`CREATE TRIGGER wait BEFORE INSERT ON account_ref FOR EACH ROW BEGIN IF EXISTS (SELECT 1 FROM slow) THEN DO SLEEP(10); END IF; END`},
+	SQLite: {`CREATE TRIGGER wait BEFORE INSERT ON account_ref FOR EACH ROW WHEN EXISTS (SELECT 1 FROM slow) BEGIN
+		SELECT count(*) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0); END`},
+}
+
+// TestStatementTimeoutOfTables: a statement that takes too long is logged and counts
+// as an outage: the message waits and pays nothing.
+func TestStatementTimeoutOfTables(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		var book logBook
+		r, run := twoEntities(t, d, Config{StatementTimeout: 100 * time.Millisecond, Logger: book.logger()})
+		mustExec(t, r.db, "CREATE TABLE slow (id int)")
+		for _, statement := range slowTables[d] {
+			mustExec(t, r.db, statement)
+		}
+		run.broker.deliver(save(2, 1, "x")) // prepares the statement
+		run.awaitAcked(t, 1)
+		mustExec(t, r.db, "INSERT INTO slow VALUES (1)")
+		run.broker.deliver(save(1, 1, "x"))
+		eventually(t, "the consumer pauses", func() bool { return r.Stats().Pauses == 1 })
+		mustExec(t, r.db, "DELETE FROM slow")
+		run.awaitAcked(t, 2)
+		if s := r.Stats(); s.Applied != 2 || s.Retried != 0 || !strings.Contains(book.String(), "a statement took too long") || !strings.Contains(book.String(), "account_ref") {
+			t.Errorf("have %+v and the log\n%s", s, book.String())
+		}
+	})
+}
+
+// TestStatementTimeoutOfHandlers: there it is logged, too, and costs the event an attempt.
+func TestStatementTimeoutOfHandlers(t *testing.T) {
+	t.Parallel()
+	slow := map[Dialect]string{
+		Postgres: "SELECT count(*), pg_sleep(10)",
+		MySQL:    "SELECT count(*), SLEEP(10)",
+		SQLite:   "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n WHERE i < 0",
+	}
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		for _, how := range []string{"query", "row", "exec"} {
+			var book logBook
+			r, run := runAuthors(t, d, Config{StatementTimeout: 50 * time.Millisecond, Logger: book.logger()}, func(ctx context.Context, tx Tx, _ Event[author]) error {
+				var n int
+				var x any
+				switch how {
+				case "exec":
+					_, err := tx.ExecContext(ctx, slow[d])
+					return err
+				case "query":
+					rows, err := tx.QueryContext(ctx, slow[d])
+					if err != nil {
+						return err
+					}
+					defer func() { _ = rows.Close() }()
+					for rows.Next() {
+						n++
+					}
+					return rows.Err()
+				}
+				return tx.QueryRowContext(ctx, slow[d]).Scan(&n, &x)
+			}, HandlerOptions{MaxRetries: NoRetries})
+			start := time.Now()
+			run.broker.deliver(authorEvent("SAVE", 1, 1, "x"))
+			run.deadLetter(t)
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("%s: that took %s", how, took)
+			}
+			if !strings.Contains(book.String(), "a statement took too long") || !strings.Contains(book.String(), slow[d][:12]) || r.Stats().Pauses > 0 {
+				t.Errorf("%s: %+v, the log says\n%s", how, r.Stats(), book.String())
+			}
+		}
+	})
+}

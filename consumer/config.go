@@ -183,8 +183,9 @@ func set[T comparable](field *T, value T) {
 // attempts pass: its columns are read again when messages fail, every 10 s at most.
 //
 // It may have triggers. What one refuses fails as what a constraint refuses does;
-// a row that one changes or leaves out counts as applied. On SQLite, none may roll
-// back the transaction (RAISE(ROLLBACK), ON CONFLICT ROLLBACK).
+// a row that one changes or leaves out counts as applied. On SQLite, one that rolls
+// back the transaction (RAISE(ROLLBACK), and ON CONFLICT ROLLBACK of a constraint)
+// costs the others of the batch a transaction each.
 //
 // A message whose unique value another row still holds is tried again. Rows that
 // exchange such values need a constraint that is DEFERRABLE.

@@ -29,10 +29,10 @@ func (s *sqlite) apply(ctx context.Context, batch []*incoming, plan any) (result
 		return result{}, err
 	}
 	r, err := s.together(ctx, all)
-	if err == nil || !isData(err) {
-		return r, err
+	if _, refused := refusedBy(err); refused {
+		return s.apart(ctx, all)
 	}
-	return s.apart(ctx, all)
+	return r, err
 }
 
 func (s *sqlite) together(ctx context.Context, all []*bound) (r result, err error) {
@@ -44,18 +44,19 @@ func (s *sqlite) together(ctx context.Context, all []*bound) (r result, err erro
 }
 
 // apart applies each message in a transaction of its own: for constraints that
-// speak up at the commit.
+// speak up at the commit, and for what rolls a transaction back.
 func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
 	all := result{isolated: true}
 	for _, messages := range tables(batch) {
 		for _, b := range messages {
 			r, err := s.together(ctx, []*bound{b})
+			cause, refused := refusedBy(err)
 			switch {
 			case err == nil:
 				all.add(r.tally)
 				all.failures = append(all.failures, r.failures...)
-			case isData(err):
-				all.fail(b.in, b.in.fault(nil, nil, err))
+			case refused:
+				all.fail(b.in, b.in.fault(nil, nil, cause))
 			default:
 				return result{}, err // what is committed already will be a duplicate
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,7 @@ func TestTriggerRefusesRows(t *testing.T) {
 		"number of its own":         {MySQL, mysql("MYSQL_ERRNO = 31234, MESSAGE_TEXT = 'no'"), 1},
 		"SQLite, the statement":     {SQLite, sqlite("ABORT, 'no'"), 1},
 		"SQLite, and what is after": {SQLite, sqlite("FAIL, 'no'"), 1},
+		"SQLite, the transaction":   {SQLite, sqlite("ROLLBACK, 'no'"), 1},
 		"SQLite, the row":           {SQLite, sqlite("IGNORE"), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -258,3 +260,87 @@ type undelayed struct {
 }
 
 func (b undelayed) Close() error { return b.Publisher.Close() }
+
+// TestRolledBackByAStatement: on SQLite a constraint, or a trigger, may undo the whole
+// transaction. Neither the messages before it nor those behind are lost, whether they
+// save or delete, and nothing is written without its transaction.
+func TestRolledBackByAStatement(t *testing.T) {
+	t.Parallel()
+	for name, ddl := range map[string]struct{ table, trigger string }{
+		"constraint": {strings.Replace(accountTable, "title text NOT NULL", "title text NOT NULL CONSTRAINT one UNIQUE ON CONFLICT ROLLBACK", 1), ""},
+		"trigger": {accountTable, `CREATE TRIGGER no BEFORE UPDATE ON account_ref FOR EACH ROW
+			WHEN EXISTS (SELECT 1 FROM account_ref WHERE title = NEW.title AND id <> NEW.id) BEGIN SELECT RAISE(ROLLBACK, 'no'); END`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, SQLite, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}}, ddl.table)
+			if ddl.trigger != "" {
+				mustExec(t, r.db, ddl.trigger)
+			}
+			r.batch(t, save(1, 1, "one"), save(2, 1, "two"), save(3, 1, "three"))
+			res := r.batch(t, save(4, 1, "four"), remove(3, 2), save(1, 2, "two"), save(5, 1, "five"))
+			if len(res.failures) != 1 || res.failures[0].in.key != "1" || res.applied != 3 {
+				t.Errorf("have %d applied and the failures %v, want 3 and that of key 1", res.applied, res.failures)
+			}
+			if diff := cmp.Diff([]string{"id=1 title=one", "id=2 title=two", "id=4 title=four", "id=5 title=five"}, r.titles(t)); diff != "" {
+				t.Errorf("rows (-want +have):\n%s", diff)
+			}
+			if diff := cmp.Diff([]string{"key=3 revision=2"}, dump(t, r.db, "SELECT key, revision FROM replica_tombstones")); diff != "" {
+				t.Errorf("tombstones (-want +have):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestHandlerIsRolledBack: a handler whose transaction a trigger has undone has
+// failed, whether it says so or not, and leaves no note that its event was seen.
+func TestHandlerIsRolledBack(t *testing.T) {
+	t.Parallel()
+	for _, hides := range []bool{false, true} {
+		r, run := runAuthors(t, SQLite, Config{}, func(ctx context.Context, tx Tx, ev Event[author]) error {
+			if err := logAuthor(ctx, tx, ev); !hides {
+				return err
+			}
+			return nil
+		}, HandlerOptions{MaxRetries: NoRetries})
+		mustExec(t, r.db, `CREATE TRIGGER no BEFORE INSERT ON author_log FOR EACH ROW WHEN NEW.name = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'no'); END`)
+		run.broker.deliver(authorEvent("SAVE", 1, 1, "bad"), authorEvent("SAVE", 2, 1, "good"))
+		run.deadLetter(t)
+		run.awaitAcked(t, 2)
+		if s := r.Stats(); s.Applied != 1 || s.Pauses != 0 {
+			t.Errorf("hides %t: have %+v, want 1 applied and no pause", hides, s)
+		}
+		if diff := cmp.Diff([]string{"key=2"}, dump(t, r.db, "SELECT key FROM replica_inbox")); diff != "" {
+			t.Errorf("hides %t: seen (-want +have):\n%s", hides, diff)
+		}
+	}
+}
+
+// TestHandlerUsesSavepoints: a handler may undo a part of its work.
+func TestHandlerUsesSavepoints(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(t *testing.T, d Dialect) {
+		r, run := runAuthors(t, d, Config{}, func(ctx context.Context, tx Tx, ev Event[author]) error {
+			var errs []error
+			do := func(query string) {
+				_, err := tx.ExecContext(ctx, query)
+				errs = append(errs, err)
+			}
+			do("SAVEPOINT part")
+			errs = append(errs, logAuthor(ctx, tx, ev))
+			if _, err := tx.ExecContext(ctx, "INSERT INTO author_log (id, kind, revision) VALUES (1, NULL, 1)"); err == nil {
+				errs = append(errs, errors.New("the constraint is gone"))
+			}
+			do("ROLLBACK TO SAVEPOINT part")
+			ev.Data.Name = "instead"
+			errs = append(errs, logAuthor(ctx, tx, ev))
+			do("RELEASE SAVEPOINT part")
+			return errors.Join(errs...)
+		}, HandlerOptions{MaxRetries: NoRetries})
+		run.broker.deliver(authorEvent("SAVE", 1, 1, "undone"))
+		run.awaitAcked(t, 1)
+		if diff := cmp.Diff([]string{"kind=create id=1 name=instead revision=1"}, r.authorLog(t)); diff != "" || r.Stats().Applied != 1 {
+			t.Errorf("%+v, log (-want +have):\n%s", r.Stats(), diff)
+		}
+	})
+}

@@ -195,7 +195,7 @@ func (w *writing) put(ctx context.Context, what string, keys []*subject) error {
 	ctx, done := w.limit(ctx)
 	defer done()
 	_, err := w.with(ctx, w.tx, t, func() string { return t.text(w.dialect) }).ExecContext(ctx, args...)
-	return w.about(t, err)
+	return w.about(t, w.ended(ctx, err))
 }
 
 // appendRow appends a row's parameters: behind the key or, in an UPDATE, before it.

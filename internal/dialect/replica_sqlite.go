@@ -36,3 +36,6 @@ SET revision = excluded.revision, updated = excluded.updated, deleted_at = exclu
 
 	revive: `DELETE FROM {tombstones} WHERE replica = {replica} AND key IN ({marks})`,
 }
+
+// SQLiteBegin begins a transaction, and fails within one.
+const SQLiteBegin = `BEGIN`

@@ -2,8 +2,8 @@
 // same commands in its binary: [New] returns them as a cobra command.
 //
 // A flag goes before an environment variable, that before the configuration file;
-// docs/operations.md lists them. Exit codes are 0 for done, 1 for failed, 2 for
-// used wrongly.
+// docs/operations.md lists them. Exit codes are 0 for done, 1 for failed or broken
+// off, 2 for used wrongly.
 package cli
 
 import (
@@ -36,7 +36,11 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer, options 
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "relay: %s\n", strings.TrimPrefix(err.Error(), "relay: "))
+	text := strings.TrimPrefix(err.Error(), "relay: ")
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		text = "interrupted: " + text
+	}
+	fmt.Fprintf(stderr, "relay: %s\n", text)
 	var misuse *misuseError
 	if errors.As(err, &misuse) {
 		if misuse.hint != "" {

@@ -1,11 +1,8 @@
 package cli
 
 import (
-	"compress/gzip"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -89,33 +86,4 @@ func (c *loadCommand) load(cmd *cobra.Command, in io.Reader, to reconcile.Replic
 		return fmt.Errorf("%d rows of %s do not fit; the others are loaded", result.Failed, result.Entity)
 	}
 	return nil
-}
-
-// input is a file or standard input, uncompressed.
-type input struct {
-	io.Reader
-	close func() error
-}
-
-// Close closes the file.
-func (i *input) Close() error { return i.close() }
-
-// openInput opens a file, or standard input for "-" and "".
-func openInput(cmd *cobra.Command, path string) (*input, error) {
-	if path == "-" || path == "" {
-		return &input{cmd.InOrStdin(), func() error { return nil }}, nil
-	}
-	f, err := os.Open(path) //nolint:gosec // the user names the file
-	if err != nil {
-		return nil, fmt.Errorf("--input: %w", err)
-	}
-	if !strings.HasSuffix(path, ".gz") {
-		return &input{f, f.Close}, nil
-	}
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("--input %s: %w", path, err)
-	}
-	return &input{z, f.Close}, nil
 }

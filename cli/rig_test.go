@@ -126,6 +126,14 @@ func start(t *testing.T, env []string, args ...string) *process {
 		t.Fatal(err)
 	}
 	p := &process{t: t, cmd: exec.Command(binary, args...), done: make(chan struct{})}
+	p.begin(env)
+	return p
+}
+
+// begin starts the process, and sees to its end.
+func (p *process) begin(env []string) {
+	t := p.t
+	t.Helper()
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
 	if err := p.cmd.Start(); err != nil {
@@ -140,10 +148,9 @@ func start(t *testing.T, env []string, args ...string) *process {
 		<-p.done
 		noSecret(t, p.out.String()+p.log.String())
 		if t.Failed() {
-			t.Logf("relay %s\nstdout: %s\nstderr: %s", args[0], p.out.String(), p.log.String())
+			t.Logf("%s\nstdout: %s\nstderr: %s", strings.Join(p.cmd.Args[:2], " "), p.out.String(), p.log.String())
 		}
 	})
-	return p
 }
 
 func (p *process) signal(s os.Signal) {

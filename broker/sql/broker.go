@@ -93,7 +93,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	b.out = newOutgoing(b)
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b.cancel = cancel
-	b.keeping.Go(func() { b.out.run(running) })
+	b.keeping.Go(func() { b.out.run(context.WithoutCancel(ctx)) })
 	b.keeping.Go(func() { b.upkeep(running) })
 	return b, nil
 }
@@ -132,11 +132,8 @@ func (b *Broker) bind(ctx context.Context, queue string, topics []string) error 
 	defer cancel()
 	topics = slices.Sorted(slices.Values(topics)) // two who bind the same cannot wait for each other
 	err := b.inTx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, b.sql.addQueue, queue); err != nil {
-			return err
-		}
 		var id int64
-		if err := tx.QueryRowContext(ctx, b.sql.queueID, queue).Scan(&id); err != nil {
+		if err := tx.QueryRowContext(ctx, b.sql.addQueue, queue).Scan(&id); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, b.sql.addBindings, id, pq.Array(topics))
@@ -160,13 +157,14 @@ func (b *Broker) DeleteQueue(ctx context.Context, queue string) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
 	err := b.inTx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, b.sql.lockBindings); err != nil {
-			return err
-		}
 		var id int64
-		if err := tx.QueryRowContext(ctx, b.sql.queueID, queue).Scan(&id); errors.Is(err, sql.ErrNoRows) {
+		// First the queue, then its bindings, as one who binds it does.
+		if err := tx.QueryRowContext(ctx, b.sql.lockQueue, queue).Scan(&id); errors.Is(err, sql.ErrNoRows) {
 			return nil
 		} else if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, b.sql.lockBindings); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, b.sql.emptyQueue, id); err != nil {

@@ -174,14 +174,9 @@ func (o *outgoing) run(ctx context.Context) {
 // take returns the next calls that fit into one statement, at least one if there is any. They count as
 // waiting until they are finished.
 func (o *outgoing) take() []*call {
+	o.giveUp()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.calls = slices.DeleteFunc(o.calls, func(c *call) bool { // nobody waits any more: it will be sent again
-		if c.left {
-			o.waiting -= len(c.parcels)
-		}
-		return c.left
-	})
 	n, parcels := 0, 0
 	for n < len(o.calls) && (n == 0 || parcels+len(o.calls[n].parcels) <= maxParcels) {
 		parcels += len(o.calls[n].parcels)
@@ -190,6 +185,21 @@ func (o *outgoing) take() []*call {
 	calls := slices.Clone(o.calls[:n])
 	o.calls = slices.Delete(o.calls, 0, n)
 	return calls
+}
+
+// giveUp drops a call that nobody waits for any more, for it will be sent again, and with it what was
+// queued behind: that must not overtake it.
+func (o *outgoing) giveUp() {
+	o.mu.Lock()
+	at := slices.IndexFunc(o.calls, func(c *call) bool { return c.left })
+	if at < 0 {
+		o.mu.Unlock()
+		return
+	}
+	calls := slices.Clone(o.calls[at:])
+	o.calls = slices.Delete(o.calls, at, len(o.calls))
+	o.mu.Unlock()
+	o.finish(calls, ErrInDoubt)
 }
 
 func (o *outgoing) takeAll() []*call {

@@ -59,14 +59,15 @@ CREATE INDEX IF NOT EXISTS messages_expiring ON {schema}.messages (expires_at) W
 // queries are the statements with their schema in them.
 type queries struct {
 	missing, lockTables, tables string
-
-	store, bound                            string
-	addQueue, queueID, addBindings          string
-	lockBindings, emptyQueue, deleteQueue   string
-	register, keepAlive, forget             string
-	read, hold, remove, putBack, putAllBack string
-	due, bury, orphans, expired             string
-	inspect, newest, browse, hasBindings    string
+	store, bound, hasBindings   string
+	addQueue, addBindings       string
+	lockQueue, lockBindings     string
+	emptyQueue, deleteQueue     string
+	register, keepAlive, forget string
+	read, hold, remove          string
+	putBack, putAllBack         string
+	due, bury, orphans, expired string
+	inspect, newest, browse     string
 }
 
 func newQueries(schema string) *queries {
@@ -74,8 +75,8 @@ func newQueries(schema string) *queries {
 	return &queries{
 		missing: in(missingTables), lockTables: lockTables, tables: in(tables),
 		store: in(store), bound: in(bound),
-		addQueue: in(addQueue), queueID: in(queueID), addBindings: in(addBindings),
-		lockBindings: in(lockBindings), emptyQueue: in(emptyQueue), deleteQueue: in(deleteQueue),
+		addQueue: in(addQueue), addBindings: in(addBindings),
+		lockQueue: in(lockQueue), lockBindings: in(lockBindings), emptyQueue: in(emptyQueue), deleteQueue: in(deleteQueue),
 		register: in(register), keepAlive: in(keepAlive), forget: in(forget),
 		read: in(read), hold: in(hold), remove: in(remove), putBack: in(putBack), putAllBack: in(putAllBack),
 		due: in(due), bury: in(bury), orphans: in(orphans), expired: in(expired),
@@ -94,12 +95,12 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relname IN ('queues', 'bi
 	// CREATE … IF NOT EXISTS fails when two do it at once. The number means nothing.
 	lockTables = `SELECT pg_advisory_xact_lock(7020184913)`
 
-	addQueue = `INSERT INTO {schema}.queues (name) VALUES ($1) ON CONFLICT DO NOTHING`
-
-	// The lock keeps the queue until it is bound.
-	queueID = `SELECT id FROM {schema}.queues WHERE name = $1 FOR KEY SHARE`
+	// Also where the queue is there: the lock keeps it until it is bound.
+	addQueue = `INSERT INTO {schema}.queues (name) VALUES ($1) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id`
 
 	addBindings = `INSERT INTO {schema}.bindings (topic, queue) SELECT unnest($2::text[]), $1 ON CONFLICT DO NOTHING`
+
+	lockQueue = `SELECT id FROM {schema}.queues WHERE name = $1 FOR UPDATE`
 
 	// Waits for the statements that store messages now, and holds up those that come: nothing is
 	// stored for a queue that is being deleted.

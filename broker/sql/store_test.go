@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -190,5 +191,52 @@ func TestWindow(t *testing.T) {
 	}
 	if err := b.Publish("account", messages("x")...); !errors.Is(err, sql.ErrClosed) {
 		t.Errorf("after Close: %v, want ErrClosed", err)
+	}
+}
+
+// TestGivenUpIsNotOvertaken: what is queued behind a message that its sender has given up, and will send
+// again, is not stored before it.
+func TestGivenUpIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	db, at := newRig(t)
+	b := open(t, at, sql.Config{})
+	bind(t, b, "billing", "account")
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.ExecContext(t.Context(), `LOCK TABLE messages IN EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	var waits []func(context.Context) []error
+	for i := range 3 {
+		waits = append(waits, b.PublishAsync(t.Context(), []string{"account"}, messages(numbers(i, i+1)...)))
+		until(t, "the first one is on its way", func() bool {
+			var waiting int
+			const locks = `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'messages'::regclass`
+			if err := db.QueryRowContext(t.Context(), locks).Scan(&waiting); err != nil {
+				t.Fatal(err)
+			}
+			return waiting == 1
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := errors.Join(waits[1](ctx)...); refusal(err) != "outage" {
+		t.Errorf("given up: %v, want an outage", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(waits[0](t.Context())...); err != nil {
+		t.Errorf("the first: %v", err)
+	}
+	if err := errors.Join(waits[2](t.Context())...); !errors.Is(err, sql.ErrInDoubt) {
+		t.Errorf("behind the one given up: %v, want ErrInDoubt", err)
+	}
+	publish(t, b, "1", "2")
+	if diff := cmp.Diff([]string{"0", "1", "2"}, take(t, subscribe(t, b), 3)); diff != "" {
+		t.Errorf("order (-want +have):\n%s", diff)
 	}
 }

@@ -117,7 +117,7 @@ func (sub *subscription) run(ctx context.Context, claim func()) {
 	for batch := range sub.batches {
 		for i, e := range batch {
 			if !sub.hand(ctx, e) {
-				sub.giveBack(batch[i:])
+				sub.inHand.Go(func() { sub.giveBack(batch[i:]) }) // waits while the database is away
 				break
 			}
 		}

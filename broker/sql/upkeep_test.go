@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -105,6 +106,32 @@ func TestDeleteBesidePublish(t *testing.T) {
 	<-done
 	if n := stored(t, db); n != 0 {
 		t.Errorf("%d messages of a deleted queue are left", n)
+	}
+}
+
+// TestDeleteBesideBind: one who binds a queue and one who deletes it do not lock each other out.
+func TestDeleteBesideBind(t *testing.T) {
+	t.Parallel()
+	_, at := newRig(t)
+	b, other := open(t, at, sql.Config{}), open(t, at, sql.Config{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 200 {
+			if err := b.Bind(context.Background(), "billing", "account", "author"); err != nil {
+				t.Errorf("Bind: %v", err)
+			}
+		}
+	}()
+	for going := true; going; {
+		if err := other.DeleteQueue(t.Context(), "billing"); err != nil {
+			t.Errorf("DeleteQueue: %v", err)
+		}
+		select {
+		case <-done:
+			going = false
+		default:
+		}
 	}
 }
 

@@ -52,12 +52,10 @@ func (c *Consumer) load(ctx context.Context) (replicas map[string]*replica, faul
 			return nil, nil, fmt.Errorf("consumer: entity %q: %w", e.id, err)
 		default:
 			r := newReplica(e, i, table)
-			if r.Primary && c.dialect == dialect.MySQL {
-				trigger, err := dialect.MySQLInsertTrigger(ctx, c.db, r.Table)
-				if err != nil {
+			if c.dialect == dialect.MySQL {
+				if r.Watched, err = dialect.MySQLInsertTrigger(ctx, c.db, r.Table); err != nil {
 					return nil, nil, fmt.Errorf("consumer: entity %q: %w", e.id, err)
 				}
-				r.Primary = !trigger
 			}
 			replicas[e.id] = r
 			faults = errors.Join(faults, c.compare(e, table))

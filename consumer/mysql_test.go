@@ -259,6 +259,37 @@ func TestMySQLRowChangedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestMySQLOtherRowsAreFree: a batch does not wait for rows that are none of its own,
+// also where it has most rows of a small table.
+func TestMySQLOtherRowsAreFree(t *testing.T) {
+	t.Parallel()
+	r := accountRig(t, MySQL)
+	var made, changed []*message.Message
+	for key := range 150 {
+		made = append(made, save(key, 1, "old"))
+		if key > 0 {
+			changed = append(changed, save(key, 2, "new"))
+		}
+	}
+	r.batch(t, made...)
+	tx, err := r.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(t.Context(), "UPDATE account_ref SET title = 'held' WHERE id = 0"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-r.background(t, changed...):
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the batch waits for a row that it has nothing to do with")
+	}
+}
+
 // TestMySQLTwoConsumersOfAQueue: whatever two consumers take from one queue, each
 // key ends with its newest state.
 func TestMySQLTwoConsumersOfAQueue(t *testing.T) {

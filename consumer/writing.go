@@ -168,7 +168,7 @@ func (w *writing) saves(k *subject) string {
 	switch {
 	case k.have.presence != row:
 		return taskInsert
-	case w.dialect == dialect.MySQL && (!k.to.Primary || k.key()[0] == int64(0)):
+	case w.dialect == dialect.MySQL && (!k.to.Primary || k.to.Watched || k.key()[0] == int64(0)):
 		return taskUpdate
 	}
 	return taskOverwrite

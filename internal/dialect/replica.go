@@ -38,9 +38,10 @@ type Replica struct {
 	Rest []int
 	// Columns are the other columns written, without the version columns.
 	Columns []Column
-	// Primary says that the key is the table's primary key and no trigger acts on
-	// insertions before they are found to meet a row. It matters on MySQL.
-	Primary bool
+	// Primary says that the key is the table's primary key, and Watched that a trigger
+	// acts before insertions, also before those that turn out to meet a row. They
+	// matter on MySQL.
+	Primary, Watched bool
 }
 
 // Where reports whether the column with index i is to be written. Columns that

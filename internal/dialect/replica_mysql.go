@@ -14,6 +14,9 @@ import (
 // and have the key for their primary one, which is the index that InnoDB looks at
 // first. New rows are inserted without it: a value that another row has in a
 // unique column is then an error.
+//
+// The index is forced because of a small table MySQL would rather read, and so
+// lock, all: rows that another consumer is changing, too.
 var mysqlRows = rowTexts{
 	stored: `SELECT 0, {key}, cqrs_revision, CAST(cqrs_updated AS CHAR) FROM {table}{hint} WHERE {among} FOR UPDATE`,
 

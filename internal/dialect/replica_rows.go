@@ -46,7 +46,7 @@ func (s RowSQL) Tombstones(rows int) string { return s.build(s.texts.tombstones,
 func (s RowSQL) Insert(where Where, rows int) string { return s.build(s.texts.insert, rows, where) }
 
 // Overwrite returns the statement that changes rows which are there. It takes the
-// parameters of Insert. On MySQL it needs [Replica.Primary].
+// parameters of Insert. On MySQL it is for tables that are Primary and not Watched.
 func (s RowSQL) Overwrite(where Where, rows int) string {
 	return s.build(s.texts.overwrite, rows, where)
 }
@@ -100,7 +100,7 @@ func (s RowSQL) tombs(rows int) string {
 	return repeat("("+s.name.QuoteText(s.replica.Table)+", ?, ?, ?)", rows)
 }
 
-// hint keeps MySQL from reading, and locking, the whole of a small table.
+// hint forces the key's index where its name is known.
 func (s RowSQL) hint() string {
 	if s.replica.Primary {
 		return " FORCE INDEX (PRIMARY)"

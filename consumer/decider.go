@@ -64,18 +64,22 @@ func (d *decider) prepareFor(ctx context.Context, batch []*bound) error {
 		return fmt.Errorf("consumer: close statements: %w", err)
 	}
 	if len(batch) == 1 {
-		in := batch[0].in
-		if in.signal == event.Delete {
-			return d.prepareAll(ctx, shape{to: in.to}, 1, taskStored, taskTombstones, taskRemove, taskBury)
-		}
-		return d.prepareAll(ctx, shape{to: in.to, absent: in.absent}, 1, taskStored, taskTombstones, taskInsert, taskUpdate, taskRevive)
-	}
-	if len(batch) < d.rows {
-		return nil
+		return d.prepareOne(ctx, batch[0].in)
 	}
 	shapes := make(map[shape]int, 1)
 	for _, b := range batch {
-		shapes[shape{to: b.in.to, absent: b.in.absent}]++
+		s := shape{to: b.in.to, absent: b.in.absent}
+		shapes[s]++
+		var err error
+		switch {
+		case !b.plain:
+			err = d.prepareOne(ctx, b.in)
+		case b.in.signal != event.Delete && !d.overwrites(s.to):
+			err = d.prepareAll(ctx, s, 1, taskUpdate)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	for s, n := range shapes {
 		if n < d.rows {
@@ -86,6 +90,20 @@ func (d *decider) prepareFor(ctx context.Context, batch []*bound) error {
 		}
 	}
 	return nil
+}
+
+// prepareOne makes ready the statements for a message by itself.
+func (d *decider) prepareOne(ctx context.Context, in *incoming) error {
+	if in.signal == event.Delete {
+		return d.prepareAll(ctx, shape{to: in.to}, 1, taskStored, taskTombstones, taskRemove, taskBury)
+	}
+	return d.prepareAll(ctx, shape{to: in.to, absent: in.absent}, 1, taskStored, taskTombstones, taskInsert, taskUpdate, taskRevive)
+}
+
+// overwrites reports whether rows of a table can be changed by an insertion that
+// meets them.
+func (d *decider) overwrites(to *replica) bool {
+	return d.dialect != dialect.MySQL || to.Primary && !to.Watched
 }
 
 func (d *decider) prepareAll(ctx context.Context, s shape, rows int, tasks ...string) error {

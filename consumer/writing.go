@@ -35,15 +35,17 @@ func (w *writing) all(ctx context.Context, batch []*bound) error {
 			return err
 		}
 	}
-	w.isolated = w.isolated || len(w.again) > 0
 	slices.SortFunc(w.again, func(a, b *bound) int { return cmp.Compare(a.place, b.place) })
 	return w.singly(ctx)
 }
 
+// maxRounds is how often messages that fail are tried again because others passed.
+const maxRounds = 4
+
 // singly applies what is left, message by message, and those that fail once more as
 // long as others pass: one may lack what another brings.
 func (w *writing) singly(ctx context.Context) error {
-	for {
+	for round := 1; ; round++ {
 		before, left := w.applied, []*bound(nil)
 		var failed []failure
 		for _, b := range w.again {
@@ -56,7 +58,7 @@ func (w *writing) singly(ctx context.Context) error {
 				return err
 			}
 		}
-		if len(left) == 0 || w.applied == before {
+		if len(left) == 0 || w.applied == before || round == maxRounds {
 			w.failures = append(w.failures, failed...)
 			return nil
 		}
@@ -168,7 +170,7 @@ func (w *writing) saves(k *subject) string {
 	switch {
 	case k.have.presence != row:
 		return taskInsert
-	case w.dialect == dialect.MySQL && (!k.to.Primary || k.to.Watched || k.key()[0] == int64(0)):
+	case !w.overwrites(k.to), w.dialect == dialect.MySQL && k.key()[0] == int64(0):
 		return taskUpdate
 	}
 	return taskOverwrite
@@ -218,6 +220,7 @@ func (w *writing) lookAgain(ctx context.Context, keys []*subject) error {
 func (w *writing) settleAll(keys []*subject) {
 	for _, k := range keys {
 		if k.misfit {
+			w.isolated = true
 			w.later(k)
 		} else {
 			w.settle(k)

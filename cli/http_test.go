@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fetched is what a running command answers; "" while it does not.
@@ -58,6 +59,44 @@ func TestHTTP(t *testing.T) {
 			t.Errorf("relay %s has ended and still answers", c.args[0])
 		}
 	}
+}
+
+// What only the processes know stands in the status when they are asked.
+func TestStatusAsksProcesses(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t)
+	relaying, consuming := p.run("--http", "127.0.0.1:0"), p.consume("--http", "127.0.0.1:0")
+	var at []string
+	for _, running := range []*process{relaying, consuming} {
+		running.waitLog("serving health and metrics")
+		at = append(at, "--metrics-url", "http://"+served.FindStringSubmatch(running.log.String())[1])
+	}
+	before := time.Now().Truncate(time.Second)
+	p.save(1, 3)
+	p.arrived(3)
+	eventually(t, func() string { // the consumer counts after its commit
+		s := p.status(at...)
+		if len(s.Processes) != 2 {
+			return fmt.Sprintf("%d processes have answered", len(s.Processes))
+		}
+		publishes, consumes := s.Processes[0], s.Processes[1]
+		if publishes.LastPublish.Before(before) || consumes.Lag == 0 || consumes.Parked == nil || *consumes.Parked != 0 || publishes.Parked != nil {
+			return fmt.Sprintf("they tell %+v", s.Processes)
+		}
+		return ""
+	})
+	o := run(t, nil, "", append([]string{"status", "--database-url", p.masterURL}, at...)...)
+	o.expect(t, 0)
+	for _, want := range []string{"outbox   0 pending", "relay    http://127.0.0.1:", ": last publish ", "consumer http://127.0.0.1:", ": last lag ", "; 0 parked, 0 stuck\n"} {
+		if !strings.Contains(o.out, want) {
+			t.Errorf("status lacks %q: %v", want, o)
+		}
+	}
+	relaying.exitsCleanly()
+	consuming.exitsCleanly()
+	run(t, nil, "", append([]string{"status", "--database-url", p.masterURL}, at...)...).expect(t, 1, at[1], "connection refused")
+	relay(t, "status", "--metrics-url", "relay:9464").expect(t, 2, "--metrics-url: use http://host:port")
+	relay(t, "status", "--metrics-url", bindings(t)).expect(t, 1, "--metrics-url http://127.0.0.1:", "it answers 401")
 }
 
 func TestHTTPMisuse(t *testing.T) {

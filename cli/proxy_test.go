@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 )
 
 // proxy stands between a command and a server, for outages.
@@ -16,6 +17,7 @@ type proxy struct {
 	mode  mode
 	conns []net.Conn
 	gate  chan struct{} // closed while bytes may pass
+	delay time.Duration // of all that passes
 }
 
 // mode is what a proxy does.
@@ -60,6 +62,13 @@ func (p *proxy) set(m mode) {
 	}
 }
 
+// slow delays all that passes from now on, either way.
+func (p *proxy) slow(delay time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = delay
+}
+
 func (p *proxy) serve(client net.Conn) {
 	server, err := net.Dial("tcp", p.server)
 	if err != nil {
@@ -85,9 +94,10 @@ func (p *proxy) copy(to, from net.Conn) {
 	for {
 		n, err := from.Read(buffer)
 		p.mu.Lock()
-		gate := p.gate
+		gate, delay := p.gate, p.delay
 		p.mu.Unlock()
 		<-gate
+		<-time.After(delay)
 		if _, werr := to.Write(buffer[:n]); err != nil || werr != nil {
 			return
 		}

@@ -135,7 +135,10 @@ func (p *process) begin(env []string) {
 	t := p.t
 	t.Helper()
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
+	p.cmd.Stderr = &p.log
+	if p.cmd.Stdout == nil {
+		p.cmd.Stdout = &p.out
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,9 @@ import (
 // statusCommand is `relay status`.
 type statusCommand struct {
 	settings
-	queue string
-	watch time.Duration
+	queue   string
+	watch   time.Duration
+	metrics []string
 }
 
 func newStatus(svc *service) *cobra.Command {
@@ -30,11 +31,12 @@ func newStatus(svc *service) *cobra.Command {
 		Long: `Show how the outbox stands (messages pending, age of the oldest, failing and dead
 ones, who holds which lease) and the replica's queue (messages, consumers, dead
 letters). Each side is shown if it is configured: a database for the outbox, a
-broker and a queue for the replica. Messages that a consumer has parked are in
-its memory: its /metrics has them.`,
+broker and a queue for the replica. What only the processes know is read from what
+they serve with --http: a relay's last publish, a consumer's lag and parked messages.`,
 		Example: `  relay status --database-url postgres://localhost/shop
   relay status --broker-url amqp://localhost/ --queue billing --json
-  relay status --config lockstep.yaml --watch=5s`,
+  relay status --config lockstep.yaml --watch=5s
+  relay status --database-url postgres://localhost/shop --metrics-url http://relay:9464 --metrics-url http://billing:9464`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd) },
 	}
@@ -44,13 +46,17 @@ its memory: its /metrics has them.`,
 	c.jsonFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&c.queue, flagQueue, "", "`name` of the replica's queue (default: the file's)")
+	f.StringArrayVar(&c.metrics, flagMetrics, nil, "`URL` that a relay or a consumer serves with --http, such as http://127.0.0.1:9464; once for each")
 	f.DurationVar(&c.watch, "watch", 0, "show it again and again, with this `time` between, until interrupted")
 	f.Lookup("watch").NoOptDefVal = "2s"
 	return cmd
 }
 
 func (c *statusCommand) run(cmd *cobra.Command) error {
-	file, err := c.oneSide(cmd)
+	if err := checkMetrics(c.metrics); err != nil {
+		return err
+	}
+	file, err := c.sides(cmd)
 	if err != nil {
 		return err
 	}
@@ -83,6 +89,17 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 	return nil
 }
 
+// sides is oneSide, unless there are processes to ask.
+func (c *statusCommand) sides(cmd *cobra.Command) (*configFile, error) {
+	if len(c.metrics) == 0 {
+		return c.oneSide(cmd)
+	}
+	if err := c.fill(cmd); err != nil {
+		return nil, err
+	}
+	return c.readConfig()
+}
+
 // oneSide fills the settings of a command that works with either side, or both.
 func (s *settings) oneSide(cmd *cobra.Command) (*configFile, error) {
 	if err := s.fill(cmd); err != nil {
@@ -111,7 +128,9 @@ type status struct {
 	Time   time.Time     `json:"time"`
 	Outbox *outboxStatus `json:"outbox,omitempty"`
 	Queue  *queueStatus  `json:"queue,omitempty"`
-	Errors []string      `json:"errors,omitempty"`
+	// Processes are those that were asked.
+	Processes []processStatus `json:"processes,omitempty"`
+	Errors    []string        `json:"errors,omitempty"`
 }
 
 type outboxStatus struct {
@@ -157,6 +176,12 @@ func (c *statusCommand) look(ctx context.Context) status {
 		q, err := c.lookAtQueue(ctx)
 		s.note(err)
 		s.Queue = q
+	}
+	for _, url := range c.metrics {
+		p, err := askProcess(ctx, url)
+		if s.note(err); err == nil {
+			s.Processes = append(s.Processes, p)
+		}
 	}
 	return s
 }
@@ -259,6 +284,9 @@ func (s *status) print(out io.Writer) {
 	}
 	if q := s.Queue; q != nil {
 		fmt.Fprintf(out, "queue    %s: %d messages, %d consumers; %d dead letters\n", q.Name, q.Messages, q.Consumers, q.DeadLetters)
+	}
+	for _, p := range s.Processes {
+		p.print(out, s.Time)
 	}
 }
 

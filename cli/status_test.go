@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstep-go/lockstep/internal/testdb"
 )
@@ -24,6 +25,11 @@ type shownStatus struct {
 		Name                string
 		Messages, Consumers int
 		DeadLetters         int `json:"dead_letters"`
+	}
+	Processes []struct {
+		LastPublish time.Time `json:"last_publish"`
+		Lag         float64   `json:"lag_seconds"`
+		Parked      *int
 	}
 	Errors []string
 }
@@ -101,6 +107,14 @@ func TestStatusWatch(t *testing.T) {
 	t.Parallel()
 	_, url := testdb.Postgres(t)
 	mustRelay(t, "migrate", "up", "--database-url", url)
+	programs := start(t, nil, "status", "--database-url", url, "--watch=100ms", "--json")
+	eventually(t, func() string {
+		if strings.Count(programs.out.String(), `"pending":0`) < 3 || strings.Count(programs.out.String(), "\n") < 3 {
+			return "it was not printed three times, a line each"
+		}
+		return ""
+	})
+	programs.exitsCleanly()
 	p := start(t, nil, "status", "--database-url", url, "--watch=100ms")
 	eventually(t, func() string {
 		if strings.Count(p.out.String(), "outbox   0 pending") < 3 {

@@ -1,0 +1,126 @@
+package cli_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lockstep-go/lockstep/migrations"
+)
+
+// Rows of the test, with keys and names so long that all of either fill more memory
+// than a command may take.
+const (
+	manyRows    = 60_000
+	longText    = 400       // characters
+	mostKiB     = 72 * 1024 // resident
+	lookAtEvery = 20 * time.Millisecond
+)
+
+// Memory does not grow with the number of rows.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	s := newSidesOn(t, migrations.Postgres, migrations.Postgres, 0)
+	s.manyTexts()
+	folder := t.TempDir()
+	file := func(name string) string { return filepath.Join(folder, name) }
+	for _, step := range []struct {
+		url, in, out, args string
+	}{
+		{s.masterURL, "", "", "dump --cqrs-id thing -o " + file("thing.dump.gz")},
+		{s.replicaURL, "", "", "load -i " + file("thing.dump.gz")},
+		{s.masterURL, "", file("one"), "diff master --cqrs-id thing"},
+		{s.replicaURL, file("one"), file("two"), "diff replica"},
+		{s.replicaURL, "", file("all"), "deleted replica --cqrs-id thing"},
+		{s.masterURL, file("all"), file("gone"), "deleted master"},
+		{s.masterURL, "", "", "sync --cqrs-id thing --all"},
+		{s.masterURL, "", "", "diff --cqrs-id thing --fields --master-url " + s.masterURL + " --replica-url " + s.replicaURL},
+	} {
+		if kib := s.peak(step.url, step.in, step.out, args(step.args)...); kib > mostKiB {
+			t.Errorf("%s took %d MiB, want at most %d", step.args, kib/1024, mostKiB/1024)
+		}
+	}
+	if n := s.int(s.replica, `SELECT count(*) FROM thing_ref`); n != manyRows {
+		t.Errorf("%d rows are loaded, want %d", n, manyRows)
+	}
+	if n := s.int(s.master, `SELECT count(*) FROM outbox`); n != manyRows {
+		t.Errorf("%d events are in the outbox, want %d", n, manyRows)
+	}
+}
+
+// manyTexts adds an entity with long keys to both sides.
+func (s *sides) manyTexts() {
+	s.t.Helper()
+	for _, on := range []struct {
+		url, table string
+	}{{s.masterURL, "things"}, {s.replicaURL, "thing_ref"}} {
+		db := s.master
+		if on.url == s.replicaURL {
+			db = s.replica
+		}
+		s.exec(db, `CREATE TABLE `+on.table+` (code text PRIMARY KEY, name text NOT NULL)`)
+		s.exec(db, mustRelay(s.t, "migrate", "table", on.table))
+	}
+	s.exec(s.master, fmt.Sprintf(`INSERT INTO things SELECT concat(lpad(concat(i, ''), 9, '0'), repeat('k', %d)), repeat('n', %d), 1, CURRENT_TIMESTAMP FROM %s`,
+		longText, longText, numbers(migrations.Postgres, manyRows)))
+	s.env[0] = "LOCKSTEP_CONFIG=" + writeFile(s.t, "things.yaml", `
+entities:
+  thing: {table: things, key: code}
+queue: billing
+replicas:
+  thing: {table: thing_ref, key: code}
+`)
+}
+
+// peak runs a command and returns the most memory that it had, in KiB. The kernel's
+// own count at its end would begin with this process's.
+func (s *sides) peak(url, in, out string, args ...string) (kib int) {
+	t := s.t
+	t.Helper()
+	binary, err := relayBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, cmd: exec.CommandContext(t.Context(), binary, args...), done: make(chan struct{})}
+	if in != "" {
+		f, err := os.Open(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		p.cmd.Stdin = f
+	}
+	if out != "" {
+		f, err := os.Create(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		p.cmd.Stdout = f
+	}
+	began := time.Now()
+	p.begin(append(s.env, "LOCKSTEP_DATABASE_URL="+url))
+	tick := time.NewTicker(lookAtEvery)
+	defer tick.Stop()
+	for {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+		if m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); err == nil && m != nil {
+			kib, _ = strconv.Atoi(string(m[1]))
+		}
+		select {
+		case <-p.done:
+			if code := p.cmd.ProcessState.ExitCode(); code != 0 || kib == 0 {
+				t.Fatalf("relay %s: exit code %d, %d KiB: %s", strings.Join(args, " "), code, kib, p.log.String())
+			}
+			t.Logf("%d MiB in %v: %s", kib/1024, time.Since(began).Round(time.Millisecond), strings.Join(args[:2], " "))
+			return kib
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const flagMetrics = "metrics-url"
+
+// processStatus is what only a running relay or consumer knows of itself. What it does
+// not tell is nil.
+type processStatus struct {
+	URL string `json:"url"`
+	// LastPublish is when the broker last confirmed a message to a relay.
+	LastPublish *time.Time `json:"last_publish,omitempty"`
+	// Lag is the time from commit to apply of a consumer's last message.
+	Lag    *float64 `json:"lag_seconds,omitempty"`
+	Parked *int64   `json:"parked,omitempty"`
+	Stuck  *int64   `json:"stuck,omitempty"`
+}
+
+// checkMetrics checks the flag's URLs, which may hold passwords.
+func checkMetrics(urls []string) error {
+	var faults []error
+	for _, raw := range urls {
+		u, err := parseServerURL(raw)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			faults = append(faults, misusef("--%s: use http://host:port, where run or consume serves --%s", flagMetrics, flagHTTP))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// askProcess reads the metrics that a relay or a consumer serves with --http.
+func askProcess(ctx context.Context, raw string) (processStatus, error) {
+	u, err := parseServerURL(raw)
+	if err != nil {
+		return processStatus{}, err
+	}
+	s := processStatus{URL: shown(u)}
+	series, err := readMetrics(ctx, u)
+	if err != nil {
+		return s, fmt.Errorf("--%s %s: %w", flagMetrics, s.URL, err)
+	}
+	if at, ok := series["lockstep_relay_last_confirmed_timestamp_seconds"]; ok && at > 0 {
+		last := time.UnixMilli(int64(math.Round(at * 1000))).UTC()
+		s.LastPublish = &last
+	}
+	if lag, ok := series["lockstep_consumer_last_lag_seconds"]; ok {
+		s.Lag = &lag
+	}
+	s.Parked, s.Stuck = count(series, "lockstep_consumer_parked"), count(series, "lockstep_consumer_stuck")
+	if _, relays := series["lockstep_relay_pending"]; !relays && s.Lag == nil {
+		return s, fmt.Errorf("--%s %s: neither a relay nor a consumer answers there", flagMetrics, s.URL)
+	}
+	return s, nil
+}
+
+func count(series map[string]float64, name string) *int64 {
+	value, ok := series[name]
+	if !ok {
+		return nil
+	}
+	n := int64(value)
+	return &n
+}
+
+// maxMetrics bounds what is read of an answer, in bytes.
+const maxMetrics = 16 << 20
+
+// readMetrics returns the series without labels.
+func readMetrics(ctx context.Context, at *url.URL) (map[string]float64, error) {
+	if strings.Trim(at.Path, "/") == "" {
+		at = at.JoinPath("metrics")
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return nil, errUnreadable
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, withoutURL(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusOK {
+		return nil, errors.New("it answers " + answer.Status)
+	}
+	series := map[string]float64{}
+	lines := bufio.NewScanner(io.LimitReader(answer.Body, maxMetrics))
+	for lines.Scan() {
+		name, text, _ := strings.Cut(lines.Text(), " ")
+		if value, err := strconv.ParseFloat(text, 64); err == nil && !strings.HasPrefix(name, "#") {
+			series[name] = value
+		}
+	}
+	return series, lines.Err()
+}
+
+func (p processStatus) print(out io.Writer, now time.Time) {
+	if p.Lag != nil {
+		fmt.Fprintf(out, "consumer %s: last lag %v; %d parked, %d stuck\n", p.URL, seconds(*p.Lag), *p.Parked, *p.Stuck)
+		return
+	}
+	last := "nothing published yet"
+	if p.LastPublish != nil {
+		last = fmt.Sprintf("last publish %v ago", seconds(max(now.Sub(*p.LastPublish), 0).Seconds()))
+	}
+	fmt.Fprintf(out, "relay    %s: %s\n", p.URL, last)
+}

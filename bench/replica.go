@@ -31,6 +31,7 @@ var apply = row{
 			return 0, 0, err
 		}
 		defer r.close()
+		messages *= 5 // a second or so: in less, the start would be a large part of it
 		return byTurns(
 			func() (float64, error) { return applyRate(ctx, r.db, newChanges().bodies(messages)) },
 			func() (float64, error) { return upsertRate(ctx, r.db, newChanges().bodies(messages/10)) },

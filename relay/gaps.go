@@ -53,15 +53,14 @@ func (g *gaps) note(position int64, rows []row, now time.Time) {
 // open reports whether there is anything to hold against running transactions.
 func (g *gaps) open() bool { return len(g.ranges) > 0 || g.candidate.high > g.floor }
 
-// raise lifts the floor, with the same bounds as settled and position as a new
-// candidate.
-func (g *gaps) raise(xmin, xmax uint64, position int64, now time.Time) {
+// wantsCandidate reports whether a new floor is of use and none is in sight.
+func (g *gaps) wantsCandidate() bool { return len(g.ranges) > 0 && g.candidate.high <= g.floor }
+
+// raise lifts the floor, with the same bounds as settled.
+func (g *gaps) raise(xmin, xmax uint64, now time.Time) {
 	c := &g.candidate
 	switch {
 	case c.high <= g.floor:
-		if len(g.ranges) > 0 { // else a floor is of no use
-			*c = gap{high: position, seen: now}
-		}
 	case c.horizon == 0:
 		if now.Sub(c.seen) >= gapGrace {
 			c.horizon = xmax

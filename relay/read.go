@@ -142,8 +142,11 @@ func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
 	s.gaps.found(rows[:late])
 	if check && (len(rows) == 0 || late < len(rows)) { // so the gaps were read in full
 		s.gaps.settled(xmin, xmax, now)
-		s.gaps.raise(xmin, xmax, s.ledger.readPosition(), now)
+		s.gaps.raise(xmin, xmax, now)
 		s.gaps.checked = now
+		if err := s.nextFloor(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if late < len(rows) {
 		if s.store.hasGaps() {
@@ -152,6 +155,21 @@ func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
 		s.ledger.read(rows[len(rows)-1].id)
 	}
 	return rows, nil
+}
+
+// nextFloor looks how far the next floor may lie: up to the highest id that is
+// visible, far ahead of a relay that is behind. What another shard's owner deletes
+// there would otherwise be gaps, each looked into with every read.
+func (s *session) nextFloor(ctx context.Context) error {
+	if !s.gaps.wantsCandidate() {
+		return nil
+	}
+	highest, err := s.fetch.highest(ctx)
+	if err != nil {
+		return err
+	}
+	s.gaps.candidate = gap{high: max(highest, s.ledger.readPosition()), seen: time.Now()}
+	return nil
 }
 
 const (

@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -210,6 +211,80 @@ func TestFailuresStayInTheirShard(t *testing.T) {
 		defer w.mu.Unlock()
 		if len(w.seen) > 0 {
 			t.Errorf("sent %q past what they wait for", w.seen)
+		}
+	})
+}
+
+// halting is a broker that takes a while for each batch.
+type halting struct{ *recorder }
+
+func (h halting) PublishAsync(ctx context.Context, topics []string, msgs []*message.Message) func(context.Context) []error {
+	<-time.After(10 * time.Millisecond)
+	return h.recorder.PublishAsync(ctx, topics, msgs)
+}
+
+// A relay that is far behind, with rows missing as another shard's owner leaves them,
+// does not pass over one that commits late in what it has still to read, nor one in
+// what it has read.
+func TestLateCommitsInABacklogWithHoles(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		if m.dialect == relay.SQLite { // which has one writer at a time
+			return
+		}
+		open := func(payload string) (commit func()) {
+			tx, err := m.BeginTx(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.putIn(t, tx, payload)
+			return func() {
+				if err := tx.Commit(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		exec := func(tx *sql.Tx, statement string) {
+			if _, err := tx.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill := func(n int) {
+			tx, err := m.BeginTx(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range n { // each behind an id that is drawn and not used
+				exec(tx, `SAVEPOINT hole`)
+				m.putIn(t, tx, "a")
+				exec(tx, `ROLLBACK TO SAVEPOINT hole`)
+				m.putIn(t, tx, fmt.Sprintf("a%d", i))
+			}
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(100)
+		commitBehind := open("y1")
+		fill(900)
+		commitAhead := open("z1")
+		fill(100)
+		pub := &recorder{}
+		m.start(t, halting{pub}, relay.Config{BatchSize: 4})
+		<-time.After(4 * time.Second) // time enough to take those two for rolled back
+		commitBehind()
+		commitAhead()
+		began := time.Now()
+		m.drained(t)
+		if took := time.Since(began); took > 30*time.Second { // an idle relay looks at everything once a minute
+			t.Errorf("the outbox was empty after %v", took)
+		}
+		sent := map[string]bool{}
+		for _, message := range pub.all() {
+			sent[message] = true
+		}
+		if !sent["account/y1"] || !sent["account/z1"] {
+			t.Errorf("sent y1: %v, z1: %v", sent["account/y1"], sent["account/z1"])
 		}
 	})
 }

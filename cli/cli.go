@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Exit codes of [Main].
@@ -108,7 +109,24 @@ func flagMisuse(cmd *cobra.Command, err error) error {
 			return seeHelp(cmd, fmt.Errorf("unknown flag -%s: write --%s, with two dashes", name, name))
 		}
 	}
+	var invalid interface {
+		error
+		GetFlag() *pflag.Flag
+		GetValue() string
+	}
+	if errors.As(err, &invalid) {
+		if form, known := formOf[invalid.GetFlag().Value.Type()]; known {
+			return seeHelp(cmd, fmt.Errorf("--%s is %q: use %s", invalid.GetFlag().Name, hideURLs(invalid.GetValue()), form))
+		}
+	}
 	return seeHelp(cmd, errors.New(hideURLs(err.Error())))
+}
+
+// formOf is what a flag's value has to look like, by pflag's name of its type.
+var formOf = map[string]string{
+	"duration": "a time with its unit, such as 300ms, 2s, 5m or 24h",
+	"int":      "a whole number",
+	"bool":     "true or false",
 }
 
 // noArgs refuses arguments. A command that has commands takes them for names.

@@ -58,7 +58,9 @@ func (s *sides) comparesAndMends() {
 	s.exec(s.replica, `UPDATE account_ref SET title = 'other' WHERE id = 3`)
 	s.exec(s.master, `UPDATE accounts SET cqrs_revision = 4 WHERE id = 4`)
 	s.exec(s.replica, `INSERT INTO account_ref SELECT 9, title, cqrs_revision, cqrs_updated FROM account_ref WHERE id = 1`)
-	run(t, s.env, "", "diff", "--cqrs-id", "account", "--master-url", s.masterURL, "--replica-url", s.replicaURL, "--fields").wantOut(t, `missing  2  master has revision 1
+	o := run(t, s.env, "", "diff", "--cqrs-id", "account", "--master-url", s.masterURL, "--replica-url", s.replicaURL, "--fields")
+	o.expect(t, 0, "relay diff sync", `relay sync --cqrs-id account --filter '{"pk__in": […]}'`, "relay deleted sync")
+	o.wantOut(t, `missing  2  master has revision 1
 fields   3  master has revision 1, replica 1
          3  name: master "n3", replica "other"
 revision 4  master has revision 4, replica 1

@@ -107,10 +107,24 @@ func (c *diffCommand) compare(ctx context.Context, cmd *cobra.Command, m reconci
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: %d rows compared, %d differ: %d missing, %d extra, %d of another revision, %d with other values\n",
 			summary.Entity, summary.Rows, summary.Differences(), summary.Missing, summary.Extra, summary.Revision, summary.Fields)
 	}
+	remedies(p, summary)
 	if err == nil && c.exitCode && summary.Differences() > 0 {
 		err = fmt.Errorf("%d rows of %s differ", summary.Differences(), c.entity)
 	}
 	return err
+}
+
+// remedies says what to do about differences that do not go away by themselves.
+func remedies(p *progress, s reconcile.Summary) {
+	if s.Missing+s.Revision > 0 {
+		p.remark("missing or of another revision, and not under way: `relay diff master | relay diff replica | relay diff sync`")
+	}
+	if s.Fields > 0 {
+		p.remark(`other values: relay sync --cqrs-id %s --filter '{"pk__in": […]}'`, s.Entity)
+	}
+	if s.Extra > 0 {
+		p.remark("extra: `relay deleted replica | relay deleted master | relay deleted sync`")
+	}
 }
 
 func printDifference(cmd *cobra.Command, d reconcile.Difference) {

@@ -31,7 +31,7 @@ func (t *traced) print(out io.Writer) {
 	}
 	t.Replica.show(out, "replica")
 	if m, r := t.Master, t.Replica; m != nil && r != nil && m.Is != "none" && r.Is != "none" && m.Revision == r.Revision {
-		fmt.Fprintln(out, "in step")
+		fmt.Fprintln(out, "both at the same revision")
 	}
 }
 

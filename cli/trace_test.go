@@ -124,7 +124,7 @@ func TestTraceOfADeletedRow(t *testing.T) {
 		return ""
 	})
 	o := run(t, nil, "", "trace", p.entity, "1", "--config", p.config, "--database-url", p.masterURL, "--replica-url", p.replicaURL)
-	if !strings.Contains(o.out, "master       deleted at revision 2") || !strings.HasSuffix(o.out, "in step\n") {
+	if !strings.Contains(o.out, "master       deleted at revision 2") || !strings.HasSuffix(o.out, "both at the same revision\n") {
 		t.Errorf("printed: %v", o)
 	}
 	relaying.exitsCleanly()

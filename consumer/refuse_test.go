@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -43,7 +44,8 @@ type refusal struct {
 	setting    string // of the consumer's connections
 	value      string
 	begin, end string
-	lock       string // instead of begin and end: another session holds it
+	lock       string // instead of begin and end: another session's transaction holds it
+	unlock     string // what ends it, where the transaction's end does not
 }
 
 // TestDatabaseRefusesForATime: while the database is read-only, full, or locked by
@@ -58,6 +60,9 @@ func TestDatabaseRefusesForATime(t *testing.T) {
 		"PostgreSQL, lock and lock_timeout":      {dialect: Postgres, setting: "lock_timeout", value: "20", lock: lockTable},
 		"PostgreSQL, lock and statement_timeout": {dialect: Postgres, setting: "statement_timeout", value: "50", lock: lockTable},
 		"PostgreSQL, lock":                       {dialect: Postgres, setting: "application_name", value: "x", lock: lockTable},
+		"MariaDB, read-only":                     {dialect: MySQL, begin: signal(1290), end: "DROP TRIGGER refused"},
+		"MariaDB, full":                          {dialect: MySQL, begin: signal(1114), end: "DROP TRIGGER refused"},
+		"MariaDB, lock":                          {dialect: MySQL, lock: "LOCK TABLES account_ref WRITE", unlock: "UNLOCK TABLES"},
 		"SQLite, read-only":                      {dialect: SQLite, begin: "PRAGMA query_only = on", end: "PRAGMA query_only = off"},
 		"SQLite, full":                           {dialect: SQLite, begin: "PRAGMA max_page_count = 1", end: "PRAGMA max_page_count = 100000"},
 	} {
@@ -75,11 +80,27 @@ func raise(code string) string {
 		CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON account_ref FOR EACH STATEMENT EXECUTE FUNCTION refused()`
 }
 
+// signal is the same for MariaDB, with the number of its own error.
+func signal(number int) string {
+	return fmt.Sprintf(`CREATE TRIGGER refused BEFORE INSERT ON account_ref FOR EACH ROW SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = %d`, number)
+}
+
 func (f refusal) open(t *testing.T) (own, other *sql.DB) {
 	t.Helper()
-	if f.dialect == SQLite {
+	switch f.dialect {
+	case SQLite:
 		own = openDB(t, SQLite, accountTable)
 		return own, own
+	case MySQL:
+		other, dsn := testdb.MariaDB(t)
+		migrate(t, other, MySQL)
+		mustExec(t, other, typesOf(MySQL, strings.ReplaceAll(accountTable, "%s", "datetime(6)")))
+		own, err := sql.Open("mysql", dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = own.Close() })
+		return own, other
 	}
 	other, dsn := testdb.Postgres(t)
 	migrate(t, other, Postgres)
@@ -140,5 +161,12 @@ func (f refusal) refuse(t *testing.T, other *sql.DB) (end func()) {
 	if _, err := tx.ExecContext(t.Context(), f.lock); err != nil {
 		t.Fatal(err)
 	}
-	return func() { _ = tx.Rollback() }
+	return func() {
+		if f.unlock != "" {
+			if _, err := tx.ExecContext(t.Context(), f.unlock); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = tx.Rollback()
+	}
 }

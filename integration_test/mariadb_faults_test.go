@@ -3,6 +3,7 @@ package integration_test
 import (
 	"syscall"
 	"testing"
+	"time"
 )
 
 // The databases of both sides are restarted: in order, killed, and as a server that
@@ -61,6 +62,7 @@ func TestMariaDBConnectionsKilled(t *testing.T) {
 func TestMariaDBServicesKilled(t *testing.T) {
 	t.Parallel()
 	r := newMariaDBRig(t, nil, account())
+	r.pace = 5 * time.Millisecond
 	way := newProxy(t, r.brokerURL)
 	w := r.startWriters(t)
 	for round := range 2 {

@@ -60,8 +60,6 @@ type rig struct {
 	mayFail atomic.Bool
 	// pace is the pause between a writer's transactions.
 	pace time.Duration
-	// circles lets writers take their keys in any order, so that they deadlock.
-	circles bool
 	// echoes says that a connection that was given up may still deliver messages,
 	// so that the last of a key is not always its newest. The replica does not mind.
 	// All events of a key must have come in their order all the same, with others

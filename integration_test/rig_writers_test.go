@@ -105,9 +105,7 @@ var errChangedMind = errors.New("changed my mind")
 // writeAtRandom runs a transaction and returns how many events it has written.
 func (r *rig) writeAtRandom(ctx context.Context, rng *rand.Rand, name string) (written int, err error) {
 	keys := rng.Perm(writersKeys)[:1+rng.IntN(3)]
-	if !r.circles {
-		slices.Sort(keys) // so that writers do not wait for each other in a circle
-	}
+	slices.Sort(keys) // so that writers do not wait for each other in a circle
 	err = r.ob.InTx(ctx, r.master, func(ctx context.Context, tx *outbox.Tx) error {
 		for _, k := range keys {
 			key := int64(k) + 1

@@ -84,10 +84,12 @@ const (
 	waitsForDatabase = `msg="waiting for the database"`
 )
 
-// bulk makes accounts that need room: two megabytes that cannot be compressed.
+// bulk makes accounts that need room: two megabytes, of other keys each time.
 func (r *rig) bulk(ctx context.Context, tx *outbox.Tx) error {
-	for key := range int64(1000) {
-		if err := r.put(ctx, tx, 1000+key, strings.Repeat(rand.Text(), 38)); err != nil {
+	const many = 1000
+	first := r.bulks.Add(1) * many
+	for key := first; key < first+many; key++ {
+		if err := r.put(ctx, tx, key, strings.Repeat(rand.Text(), 38)); err != nil {
 			return err
 		}
 	}

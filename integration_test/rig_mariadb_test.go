@@ -22,6 +22,7 @@ type mariadb struct {
 	port  int
 	admin *sql.DB
 	mode  []string // settings of the next start alone
+	other *mariadb // has the replica; nil: this one has both
 }
 
 // newMariaDB makes a server with the databases master and replica and starts it.
@@ -118,30 +119,6 @@ func (m *mariadb) fill(t *testing.T) (free func()) {
 func isFull(err error) bool {
 	var refusal *mysql.MySQLError
 	return errors.As(err, &refusal) && refusal.Number == 1114 // ER_RECORD_FILE_FULL, also of a full disk
-}
-
-// lock makes everybody wait for a table until unlock is called.
-func (m *mariadb) lock(t *testing.T, table string) (unlock func()) {
-	t.Helper()
-	conn, err := m.admin.Conn(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES "+table+" WRITE"); err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		if _, err := conn.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
-			t.Error(err)
-		}
-		_ = conn.Close()
-	}
-}
-
-// waiting reports whether a service waits for a table's lock.
-func (m *mariadb) waiting(t *testing.T, service string) bool {
-	t.Helper()
-	return number(t, m.admin, "SELECT count(*) FROM information_schema.processlist WHERE user = ? AND state LIKE 'Waiting for table%'", service) > 0
 }
 
 // serverUser is who runs a server when root may not; nil for this user.

@@ -58,6 +58,7 @@ type rig struct {
 	// mayFail lets the writers' transactions fail, as those of a database that is
 	// away do.
 	mayFail atomic.Bool
+	bulks   atomic.Int64 // how often bulk was called
 	// pace is the pause between a writer's transactions.
 	pace time.Duration
 	// echoes says that a connection that was given up may still deliver messages,
@@ -109,7 +110,11 @@ func newMariaDBRig(t *testing.T, own *mariadb, entities ...entity) *rig {
 	r := &rig{dialect: outbox.MySQL, brokerURL: testdb.RabbitMQURL(t), ownMariaDB: own}
 	if own != nil {
 		r.master, r.masterDSN = own.open(t, "master")
-		r.replica, r.replicaDSN = own.open(t, "replica")
+		replica := own
+		if own.other != nil {
+			replica = own.other
+		}
+		r.replica, r.replicaDSN = replica.open(t, "replica")
 	} else {
 		r.master, r.masterDSN = testdb.MariaDB(t)
 		r.replica, r.replicaDSN = testdb.MariaDB(t)

@@ -32,7 +32,11 @@ func TestConsumerMemoryDoesNotGrowWithTheQueue(t *testing.T) {
 	r.checked = true // there is no master
 	peak := func(messages int) int64 {
 		r.fillQueue(t, messages)
+		unlock := r.lockReplica(t) // so that the broker could send ahead, if it may
 		c := r.startConsumerProcess(t)
+		r.awaitWaiting(t)
+		<-time.After(2 * time.Second)
+		unlock()
 		for left := messages; left > 0; {
 			until(t, "the queue becomes shorter", func() bool {
 				now := r.depth(t)

@@ -39,16 +39,7 @@ func newMigrateUp() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if s.asJSON {
-					return printJSON(cmd, applied)
-				}
-				for _, m := range applied {
-					fmt.Fprintf(cmd.OutOrStdout(), "applied %s\n", m.Name)
-				}
-				if len(applied) == 0 {
-					fmt.Fprintln(cmd.OutOrStdout(), "nothing to do: every migration is applied")
-				}
-				return nil
+				return s.printDone(cmd, "applied", applied, "nothing to do: every migration is applied")
 			})
 		},
 	}
@@ -72,16 +63,7 @@ func newMigrateDown() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if s.asJSON {
-					return printJSON(cmd, rolledBack)
-				}
-				for _, m := range rolledBack {
-					fmt.Fprintf(cmd.OutOrStdout(), "rolled back %s\n", m.Name)
-				}
-				if len(rolledBack) == 0 {
-					fmt.Fprintln(cmd.OutOrStdout(), "nothing to do: no migration is applied")
-				}
-				return nil
+				return s.printDone(cmd, "rolled back", rolledBack, "nothing to do: no migration is applied")
 			})
 		},
 	}
@@ -89,6 +71,20 @@ func newMigrateDown() *cobra.Command {
 	s.jsonFlag(cmd)
 	cmd.Flags().BoolVar(&yes, flagYes, false, "do not ask")
 	return cmd
+}
+
+// printDone prints the migrations that something was done to, or that there was none.
+func (s *settings) printDone(cmd *cobra.Command, done string, list []migrations.Applied, none string) error {
+	if s.asJSON {
+		return printJSON(cmd, list)
+	}
+	for _, m := range list {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", done, m.Name)
+	}
+	if len(list) == 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), none)
+	}
+	return nil
 }
 
 // confirmDown asks before the newest migration is rolled back, and says what goes with it.

@@ -66,27 +66,10 @@ func DeletedMaster(ctx context.Context, r io.Reader, w io.Writer, m Master, foun
 	if err := h.write(w); err != nil {
 		return result, fmt.Errorf("reconcile: write: %w", err)
 	}
-	for {
-		keys, err := in.keys()
-		if errors.Is(err, io.EOF) {
-			return result, nil
-		}
-		if err != nil {
-			return result, err
-		}
-		lacking, err := m.lacking(ctx, h.entity, keys)
-		if err != nil {
-			return result, err
-		}
-		result.Rows += int64(len(keys))
-		result.Found += int64(len(lacking))
-		if found != nil && len(lacking) > 0 {
-			found(lacking)
-		}
-		if err := writeKeys(w, lacking); err != nil {
-			return result, fmt.Errorf("reconcile: write: %w", err)
-		}
-	}
+	err = sift(in.keys, w, &result, found, func(keys []json.RawMessage) ([]json.RawMessage, error) {
+		return m.lacking(ctx, h.entity, keys)
+	})
+	return result, err
 }
 
 // lacking returns the keys that have no row in the master.

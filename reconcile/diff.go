@@ -102,35 +102,45 @@ func DiffReplica(ctx context.Context, r io.Reader, w io.Writer, to Replica, foun
 	if err := h.write(w); err != nil {
 		return result, fmt.Errorf("reconcile: write: %w", err)
 	}
-	for {
-		versions, err := in.versions()
-		if errors.Is(err, io.EOF) {
-			return result, nil
-		}
-		if err != nil {
-			return result, err
-		}
+	err = sift(in.versions, w, &result, found, func(versions []keyVersion) ([]json.RawMessage, error) {
 		keys := make([]json.RawMessage, len(versions))
 		for i, v := range versions {
 			keys[i] = v.key
 		}
 		stored, err := reader.Find(ctx, keys)
-		if err != nil {
-			return result, err
-		}
 		differ := keys[:0]
 		for _, v := range versions {
 			if have, ok := stored[reader.Key(v.key)]; !ok || have.Revision != v.revision {
 				differ = append(differ, v.key)
 			}
 		}
-		result.Rows += int64(len(versions))
-		result.Found += int64(len(differ))
-		if found != nil && len(differ) > 0 {
-			found(differ)
+		return differ, err
+	})
+	return result, err
+}
+
+// sift reads lines until there are no more, writes the keys that pick takes out of each,
+// and counts both.
+func sift[T any](next func() ([]T, error), w io.Writer, result *Result, found func([]json.RawMessage), pick func([]T) ([]json.RawMessage, error)) error {
+	for {
+		line, err := next()
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		if err := writeKeys(w, differ); err != nil {
-			return result, fmt.Errorf("reconcile: write: %w", err)
+		if err != nil {
+			return err
+		}
+		keys, err := pick(line)
+		if err != nil {
+			return err
+		}
+		result.Rows += int64(len(line))
+		result.Found += int64(len(keys))
+		if found != nil && len(keys) > 0 {
+			found(keys)
+		}
+		if err := writeKeys(w, keys); err != nil {
+			return fmt.Errorf("reconcile: write: %w", err)
 		}
 	}
 }

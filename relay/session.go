@@ -19,6 +19,7 @@ type session struct {
 	ledger *ledger
 	gaps   gaps
 	fetch  *fetcher
+	delete *deleter
 	wake   <-chan struct{} // hints of writers; nil: none
 	lanes  *laned          // nil: the publisher is pipelined
 
@@ -58,6 +59,10 @@ func (s *session) run(soft, hard context.Context) error {
 	}
 	defer fetch.close() //nolint:contextcheck // closing comes after the end of hard too
 	s.fetch = fetch
+	if s.delete, err = s.store.deleter(hard); err != nil {
+		return err
+	}
+	defer s.delete.close() //nolint:contextcheck // as above
 	if s.store.hasGaps() {
 		highest, err := fetch.highest(hard)
 		if err != nil {
@@ -145,7 +150,7 @@ func (s *session) settle(ctx context.Context, b batch) error {
 	defer s.stats.settle.since(time.Now())
 	// What is confirmed is deleted even when the lease is lost meanwhile: it is
 	// true of these rows whoever relays now.
-	if s.undeleted = s.store.settle(context.WithoutCancel(ctx), what); s.undeleted != nil {
+	if s.undeleted = s.delete.settle(context.WithoutCancel(ctx), what); s.undeleted != nil {
 		return s.undeleted
 	}
 	s.count(what)

@@ -102,12 +102,17 @@ func (s *store) openFetcher(ctx context.Context, of share) (*fetcher, error) {
 	forward, err := conn.PrepareContext(ctx, query)
 	if err != nil {
 		_ = conn.Close()
-		if dialect.IsForeignSession(err) {
-			err = fmt.Errorf("%w: connect the relay past a pooler that gives each transaction another session", err)
-		}
-		return nil, fmt.Errorf("prepare the fetch: %w", err)
+		return nil, fmt.Errorf("prepare the fetch: %w", explained(err))
 	}
 	return &fetcher{store: s, conn: conn, forward: forward, share: of}, nil
+}
+
+// explained adds the remedy to a preparation's error that has one.
+func explained(err error) error {
+	if dialect.IsForeignSession(err) {
+		return fmt.Errorf("%w: connect the relay past a pooler that gives each transaction another session", err)
+	}
+	return err
 }
 
 // close does not wait for a connection that has gone silent.
@@ -282,29 +287,6 @@ func (s *store) readFailing(ctx context.Context, of share) (all []failingRow, er
 		all = append(all, f)
 	}
 	return all, rows.Err()
-}
-
-// settle writes down what became of a batch. In the usual case, where all was
-// confirmed, that is one statement.
-func (s *store) settle(ctx context.Context, what settlement) error {
-	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.settleNow(ctx, what) })
-	return err
-}
-
-func (s *store) settleNow(ctx context.Context, what settlement) error {
-	if len(what.mended)+len(what.failed)+len(what.dead) == 0 {
-		if len(what.done) == 0 {
-			return nil
-		}
-		if _, err := s.query(s.db).ExecContext(ctx, s.sql.Delete, s.dialect.IDs(what.done)); err != nil {
-			return fmt.Errorf("delete confirmed rows: %w", err)
-		}
-		return nil
-	}
-	if err := s.brief(ctx, nil, func(q dialect.Querier) error { return s.settleIn(ctx, q, what) }); err != nil {
-		return fmt.Errorf("settle: %w", err)
-	}
-	return nil
 }
 
 func (s *store) settleIn(ctx context.Context, q dialect.Querier, what settlement) error {

@@ -35,6 +35,10 @@ ORDER BY id`,
 DELETE FROM outbox
 WHERE id = ANY ($1::bigint[]) AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'`,
 
+	DeleteRun: `
+DELETE FROM outbox
+WHERE id BETWEEN $1 AND $2 AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'`,
+
 	Bury: `
 WITH gone AS (DELETE FROM outbox WHERE id = $1 RETURNING *)
 INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)

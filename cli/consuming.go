@@ -105,7 +105,7 @@ const (
 // consumeFlags declares them. Their defaults are the consumer's.
 func consumeFlags(cmd *cobra.Command, cfg *consumer.Config) {
 	f := cmd.Flags()
-	f.IntVar(&cfg.BatchSize, flagBatchSize, 500, "`messages` that one transaction takes at most")
+	f.IntVar(&cfg.BatchSize, flagBatchSize, 1000, "`messages` that one transaction takes at most")
 	f.IntVar(&cfg.Workers, flagWorkers, 8, "`number` of handlers at a time, where a service's own binary has any")
 	f.IntVar(&cfg.MaxParked, flagMaxParked, 500, "`messages` that may wait for rows which theirs refer to")
 	f.DurationVar(&cfg.StatementTimeout, flagStatementTimeout, 0, "longest `time` for one statement (default: the transaction's minute)")

@@ -33,7 +33,7 @@ func TestConfigFaults(t *testing.T) {
 	t.Parallel()
 	_, err := New(nil, nil, Config{Dialect: "oracle", BatchSize: -1, DeadLetterTTL: time.Microsecond, DrainTimeout: -1, TransactionTimeout: -time.Hour})
 	requireFaults(t, err, "the database is nil", "the broker is nil", "Config.Queue: name is empty", `Config.Dialect is "oracle", not one of postgres, mysql, sqlite`,
-		"Config.BatchSize is -1; zero means 500", "Config.DeadLetterTTL is 1µs", "Config.DrainTimeout is -1ns", "Config.TransactionTimeout is -1h0m0s")
+		"Config.BatchSize is -1; zero means 1000", "Config.DeadLetterTTL is 1µs", "Config.DrainTimeout is -1ns", "Config.TransactionTimeout is -1h0m0s")
 
 	db, _ := testdb.SQLite(t)
 	c, err := New(db, newTestBroker(), Config{Queue: "billing"})

@@ -36,7 +36,8 @@ type Config struct {
 	// revisions. Nil discards it.
 	Logger *slog.Logger
 	// BatchSize is how many messages one transaction takes at most, when that
-	// many have arrived; it never waits for more. Zero means 500.
+	// many have arrived; it never waits for more. A broker that hands out n messages
+	// unacknowledged makes batches of about half of that. Zero means 1000.
 	BatchSize int
 	// MaxParked is how many messages at most wait, unacknowledged, for rows that
 	// theirs refer to by a foreign key. They are applied right after such a row where
@@ -99,7 +100,7 @@ type Config struct {
 
 // Defaults, as the fields' documentation has them.
 const (
-	defaultBatchSize          = 500
+	defaultBatchSize          = 1000
 	defaultMaxParked          = 500
 	defaultDeadLetterTTL      = 10 * 24 * time.Hour
 	defaultTombstoneRetention = 30 * 24 * time.Hour

@@ -43,12 +43,25 @@ INSERT INTO item VALUES
     (3, 'ANNE',   NULL,  NULL, NULL,  NULL,  NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, ''),
     (4, '',       '',    'z',  1, -3.25, '2024-06-02', '23:59:59', '2024-06-02 23:59:59.000000+00:00', '2024-06-02 23:59:59.000000+00:00', '00000000-0000-0000-0000-00000000000a', '{}', '{}', '[3]', 0, '');`
 
+const mysqlTable = `
+CREATE TABLE item (
+    id int PRIMARY KEY, name varchar(40), code char(3), tag__x text, active boolean, price decimal(10,2),
+    born date, opens time, seen timestamp(6) NULL, local datetime(6), uid uuid, extra json, plain json, sizes json,
+    cqrs_revision bigint NOT NULL DEFAULT 0, cqrs_updated datetime(6) NOT NULL DEFAULT now(6)) CHARACTER SET utf8mb4;
+SET time_zone = '+00:00';
+INSERT INTO item (id, name, code, tag__x, active, price, born, opens, seen, local, uid, extra, plain, sizes) VALUES
+    (1, 'Anna',    'abc', 'x',  true,  1.50,  '2026-01-01', '08:30:15', '2026-01-01 08:30:15.5', '2026-01-01 08:30:15', '00000000-0000-0000-0000-000000000001', '{"a": 1}', '{"a": 1}', '[1,2]'),
+    (2, '50%_x\\', 'ab',  'y',  false, 20,    '2025-12-29', '12:00:00', '2026-01-01 01:30:00',   '2025-12-31 23:30:00', '00000000-0000-0000-0000-000000000002', '[1]', '[1]', '[]'),
+    (3, 'ANNE',    NULL,  NULL, NULL,  NULL,  NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+    (4, '',        '',    'z',  true,  -3.25, '2024-06-02', '23:59:59', '2024-06-02 23:59:59',   '2024-06-02 23:59:59', '00000000-0000-0000-0000-00000000000a', '{}', '{}', '[3]');`
+
 func rigs(t *testing.T) []*rig {
 	t.Helper()
 	pg, _ := testdb.Postgres(t)
 	lite, _ := testdb.SQLite(t)
-	all := []*rig{{dialect: dialect.Postgres, db: pg}, {dialect: dialect.SQLite, db: lite}}
-	for i, create := range []string{postgresTable, sqliteTable} {
+	maria, _ := testdb.MariaDB(t)
+	all := []*rig{{dialect: dialect.Postgres, db: pg}, {dialect: dialect.SQLite, db: lite}, {dialect: dialect.MySQL, db: maria}}
+	for i, create := range []string{postgresTable, sqliteTable, mysqlTable} {
 		r := all[i]
 		if _, err := r.db.ExecContext(t.Context(), create); err != nil {
 			t.Fatalf("%s: %v", r.dialect, err)
@@ -69,7 +82,7 @@ func (r *rig) ids(t *testing.T, filter string) string {
 	if err != nil {
 		return err.Error()
 	}
-	rows, err := r.db.QueryContext(t.Context(), "SELECT t.id FROM item t WHERE "+c.SQL+" ORDER BY t.id", c.Args...)
+	rows, err := r.dialect.Over(r.db).QueryContext(t.Context(), "SELECT t.id FROM item t WHERE "+c.SQL+" ORDER BY t.id", c.Args...)
 	if err != nil {
 		return err.Error()
 	}

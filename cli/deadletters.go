@@ -114,9 +114,18 @@ func (l *letters) withBox(cmd *cobra.Command, fn func(box letterbox) error) erro
 		return err
 	}
 	if l.outbox {
-		return l.withOutbox(cmd.Context(), fn)
+		return l.withOutbox(cmd, fn)
 	}
 	return l.withQueue(cmd, fn)
+}
+
+// progress shows how many letters are done.
+func (l *letters) progress(cmd *cobra.Command) func(total int64) *progress {
+	return func(total int64) *progress {
+		p := newProgress(cmd, l.quiet, "dead letters", total)
+		p.units = "letters"
+		return p
+	}
 }
 
 func (l *letters) selects(d letter) bool {

@@ -8,15 +8,20 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
 // outboxLetters are those of a relay, in the table outbox_dead.
-type outboxLetters struct{ admin *relay.Admin }
+type outboxLetters struct {
+	admin    *relay.Admin
+	progress func(total int64) *progress
+}
 
-func (l *letters) withOutbox(ctx context.Context, fn func(box letterbox) error) error {
-	db, err := openDatabase(ctx, l.databaseURL)
+func (l *letters) withOutbox(cmd *cobra.Command, fn func(box letterbox) error) error {
+	db, err := openDatabase(cmd.Context(), l.databaseURL)
 	if err != nil {
 		return err
 	}
@@ -25,7 +30,7 @@ func (l *letters) withOutbox(ctx context.Context, fn func(box letterbox) error) 
 	if err != nil {
 		return err
 	}
-	return fn(outboxLetters{a})
+	return fn(outboxLetters{a, l.progress(cmd)})
 }
 
 // checkID refuses what cannot be the id of a letter in the table.
@@ -110,12 +115,15 @@ func (o outboxLetters) change(
 	if err != nil {
 		return 0, err
 	}
+	p := o.progress(int64(len(ids)))
+	defer p.end()
 	for start := 0; start < len(ids); start += lettersPage {
 		n, err := do(ctx, ids[start:min(start+lettersPage, len(ids))]...)
 		changed += n
 		if err != nil {
 			return changed, err
 		}
+		p.report(changed)
 	}
 	return changed, nil
 }

@@ -24,7 +24,7 @@ type queueLetters struct {
 	box      broker.Letterbox
 	queue    string                   // whose dead letters they are
 	lives    map[string]time.Duration // of the entities' events, where they are declared
-	progress func(what string) *progress
+	progress func(total int64) *progress
 }
 
 // withQueue connects to the broker for fn.
@@ -53,8 +53,7 @@ func (l *letters) withQueue(cmd *cobra.Command, fn func(box letterbox) error) er
 	if !ok {
 		return errors.New("this broker cannot be looked into")
 	}
-	progress := func(what string) *progress { return newProgress(cmd, l.quiet, what, 0) }
-	err = fn(queueLetters{b, box, queue, lives, progress})
+	err = fn(queueLetters{b, box, queue, lives, l.progress(cmd)})
 	if isNoQueue(err) {
 		return fmt.Errorf("%w: no replica has consumed queue %s yet, or it is called otherwise", err, queue)
 	}
@@ -146,10 +145,26 @@ func textOf(raw []byte) string {
 	return string(raw)
 }
 
-func (q queueLetters) retry(ctx context.Context, selects func(letter) bool) (done int64, stay []error, err error) {
-	p := q.progress("letters")
+// browse looks at all letters and shows how far it has come.
+func (q queueLetters) browse(ctx context.Context, visit func(msg *message.Message) (bool, error)) error {
+	queue := event.DeadLetterQueue(q.queue)
+	total, _, err := q.box.Inspect(ctx, queue)
+	if err != nil {
+		return err
+	}
+	p := q.progress(int64(total))
 	defer p.end()
-	err = q.box.Browse(ctx, event.DeadLetterQueue(q.queue), func(msg *message.Message) (bool, error) {
+	var looked int64
+	return q.box.Browse(ctx, queue, func(msg *message.Message) (bool, error) {
+		take, err := visit(msg)
+		looked++
+		p.report(looked)
+		return take, err
+	})
+}
+
+func (q queueLetters) retry(ctx context.Context, selects func(letter) bool) (done int64, stay []error, err error) {
+	err = q.browse(ctx, func(msg *message.Message) (bool, error) {
 		d, ev, err := readLetter(msg)
 		if !selects(d) {
 			return false, nil
@@ -167,7 +182,6 @@ func (q queueLetters) retry(ctx context.Context, selects func(letter) bool) (don
 			return false, err
 		}
 		done++
-		p.report(done)
 		return true, nil
 	})
 	return done, stay, err
@@ -216,15 +230,12 @@ func born(msg *message.Message, ev *event.Event) time.Time {
 }
 
 func (q queueLetters) purge(ctx context.Context, selects func(letter) bool) (done int64, err error) {
-	p := q.progress("letters")
-	defer p.end()
-	err = q.box.Browse(ctx, event.DeadLetterQueue(q.queue), func(msg *message.Message) (bool, error) {
+	err = q.browse(ctx, func(msg *message.Message) (bool, error) {
 		d, _, _ := readLetter(msg)
 		if !selects(d) {
 			return false, nil
 		}
 		done++
-		p.report(done)
 		return true, nil
 	})
 	return done, err

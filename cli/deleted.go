@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +41,11 @@ func newDeletedReplica(svc *service) *cobra.Command {
 				return err
 			}
 			return c.withReplica(cmd.Context(), func(from reconcile.Replica) error {
-				p := newProgress(cmd, c.quiet, "deleted replica "+c.entity, 0)
+				total, err := countRows(cmd.Context(), from, c.entity)
+				if err != nil {
+					return err
+				}
+				p := newProgress(cmd, c.quiet, "deleted replica "+c.entity, total)
 				defer p.end()
 				rows, err := reconcile.DeletedReplica(cmd.Context(), cmd.OutOrStdout(), from, c.entity, c.batch, p.report)
 				if err == nil && rows == 0 {
@@ -55,6 +60,15 @@ func newDeletedReplica(svc *service) *cobra.Command {
 	return cmd
 }
 
+// countRows counts the rows of a replica's table.
+func countRows(ctx context.Context, from reconcile.Replica, entity string) (int64, error) {
+	reader, err := from.Consumer.Reader(ctx, entity)
+	if err != nil {
+		return 0, err
+	}
+	return reader.Count(ctx)
+}
+
 func newDeletedMaster(svc *service) *cobra.Command {
 	c := diffCommand{tool: tool{settings: settings{service: svc}}}
 	var path string
@@ -66,7 +80,9 @@ func newDeletedMaster(svc *service) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return c.continued(cmd, path, func(in *input) error {
 			return c.withMaster(cmd.Context(), func(m reconcile.Master) error {
-				result, err := reconcile.DeletedMaster(cmd.Context(), in, cmd.OutOrStdout(), m, nil)
+				p := c.progressOf(cmd, "deleted master", in)
+				result, err := reconcile.DeletedMaster(cmd.Context(), in, cmd.OutOrStdout(), m, p.report, nil)
+				p.end()
 				c.summary(cmd, result, err, "are deleted in the master")
 				return err
 			})
@@ -90,6 +106,7 @@ changed after the comparison began stays. The deleted ones leave tombstones.`,
 		return c.continued(cmd, path, func(in *input) error {
 			return c.withReplica(cmd.Context(), func(to reconcile.Replica) error {
 				p := newProgress(cmd, c.quiet, "deleted sync", 0)
+				p.share = in.share
 				defer p.end()
 				failed := 0
 				result, err := reconcile.DeletedSync(cmd.Context(), in, to, p.report, func(_ json.RawMessage, err error) {

@@ -201,7 +201,9 @@ func newDiffReplica(svc *service) *cobra.Command {
 				if to.Queue == "" {
 					return misusef("queue is missing: name this replica's queue in the file, or by --queue")
 				}
-				result, err := reconcile.DiffReplica(cmd.Context(), in, cmd.OutOrStdout(), to, nil)
+				p := c.progressOf(cmd, "diff replica", in)
+				result, err := reconcile.DiffReplica(cmd.Context(), in, cmd.OutOrStdout(), to, p.report, nil)
+				p.end()
 				c.summary(cmd, result, err, "differ")
 				return err
 			})
@@ -221,6 +223,14 @@ func (c *diffCommand) continued(cmd *cobra.Command, path string, fn func(in *inp
 	}
 	defer func() { _ = in.Close() }()
 	return fn(in)
+}
+
+// progressOf is the progress of a step in the middle. One that reads from a pipe is
+// silent: the first step tells, and two bars would not find room on a terminal.
+func (c *diffCommand) progressOf(cmd *cobra.Command, what string, in *input) *progress {
+	p := newProgress(cmd, c.quiet || in.share == nil, what, 0)
+	p.share = in.share
+	return p
 }
 
 // summary remarks what a step found.
@@ -265,6 +275,7 @@ events through the outbox. The broker is asked whether the queue is there, if
 		return c.continued(cmd, path, func(in *input) error {
 			return c.withMaster(cmd.Context(), func(m reconcile.Master) error {
 				p := newProgress(cmd, c.quiet, "diff sync", 0)
+				p.share = in.share
 				defer p.end()
 				result, err := reconcile.DiffSync(cmd.Context(), in, m, reconcile.DiffSyncOptions{
 					Queue: c.queue, Progress: p.report, Sync: options,

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 )
@@ -16,6 +17,8 @@ import (
 type input struct {
 	io.Reader
 	close func() error
+	// share is how much of it has been read, 1 being all; nil where nobody knows.
+	share func() float64
 }
 
 // Close closes the file.
@@ -24,21 +27,50 @@ func (i *input) Close() error { return i.close() }
 // openInput opens a file, or standard input for "-" and "".
 func openInput(cmd *cobra.Command, path string) (*input, error) {
 	if path == "-" || path == "" {
-		return &input{untilDone(cmd.Context(), cmd.InOrStdin()), func() error { return nil }}, nil
+		in, share := counted(cmd.InOrStdin())
+		return &input{untilDone(cmd.Context(), in), func() error { return nil }, share}, nil
 	}
 	f, err := os.Open(path) //nolint:gosec // the user names the file
 	if err != nil {
 		return nil, fmt.Errorf("--input: %w", err)
 	}
+	in, share := counted(f)
 	if !strings.HasSuffix(path, ".gz") {
-		return &input{f, f.Close}, nil
+		return &input{in, f.Close, share}, nil
 	}
-	z, err := gzip.NewReader(f)
+	z, err := gzip.NewReader(in)
 	if err != nil {
 		_ = f.Close()
 		return nil, gzipError(path, err)
 	}
-	return &input{gunzip{z, path}, f.Close}, nil
+	return &input{gunzip{z, path}, f.Close, share}, nil
+}
+
+// counted counts what is read of a file, also of one that is standard input.
+func counted(from io.Reader) (in io.Reader, share func() float64) {
+	f, ok := from.(*os.File)
+	if !ok {
+		return from, nil
+	}
+	about, err := f.Stat()
+	if err != nil || !about.Mode().IsRegular() || about.Size() == 0 {
+		return from, nil
+	}
+	c := &counting{from: f}
+	return c, func() float64 { return min(float64(c.read.Load())/float64(about.Size()), 1) }
+}
+
+// counting counts the bytes that are read. Another goroutine may ask for them.
+type counting struct {
+	from io.Reader
+	read atomic.Int64
+}
+
+// Read implements [io.Reader].
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.read.Add(int64(n))
+	return n, err
 }
 
 // gunzip names the file in its errors.

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -55,8 +54,9 @@ func (c *loadCommand) run(cmd *cobra.Command) error {
 	return c.withReplica(cmd.Context(), func(to reconcile.Replica) error { return c.load(cmd, in, to) })
 }
 
-func (c *loadCommand) load(cmd *cobra.Command, in io.Reader, to reconcile.Replica) error {
+func (c *loadCommand) load(cmd *cobra.Command, in *input, to reconcile.Replica) error {
 	p := newProgress(cmd, c.quiet, "load", 0)
+	p.share = in.share
 	defer p.end()
 	c.options.Batch, c.options.Progress = c.batch, p.report
 	c.options.Failed = func(line int, err error) {

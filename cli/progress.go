@@ -20,13 +20,16 @@ const progressEvery = 5 * time.Second
 // on a terminal, plain lines now and then elsewhere, nothing when it is to be
 // quiet. Everything goes to standard error.
 type progress struct {
-	out     io.Writer
-	what    string
-	total   int64 // 0: not known
-	bar     *progressbar.ProgressBar
-	started time.Time
-	last    time.Time
-	quiet   bool
+	out      io.Writer
+	what     string
+	units    string         // what is counted
+	total    int64          // 0: not known
+	share    func() float64 // of the input that is read, from which the total is estimated; nil: it is not
+	terminal bool
+	bar      *progressbar.ProgressBar
+	started  time.Time
+	last     time.Time
+	quiet    bool
 }
 
 // quietFlag declares --quiet.
@@ -36,11 +39,11 @@ func quietFlag(cmd *cobra.Command, quiet *bool) {
 
 // newProgress starts the clock. A total of 0 is an unknown one.
 func newProgress(cmd *cobra.Command, quiet bool, what string, total int64) *progress {
-	p := &progress{out: cmd.ErrOrStderr(), what: what, total: total, quiet: quiet, started: time.Now(), last: time.Now()}
-	if !quiet && isTerminal(p.out) {
-		p.bar = newBar(p.out, what, total)
+	out := cmd.ErrOrStderr()
+	return &progress{
+		out: out, what: what, units: "rows", total: total, quiet: quiet, terminal: isTerminal(out),
+		started: time.Now(), last: time.Now(),
 	}
-	return p
 }
 
 // isTerminal reports whether somebody may be watching.
@@ -49,16 +52,17 @@ func isTerminal(out io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-func newBar(out io.Writer, what string, total int64) *progressbar.ProgressBar {
+func (p *progress) newBar() *progressbar.ProgressBar {
+	total := p.total
 	if total == 0 {
 		total = -1
 	}
 	return progressbar.NewOptions64(total,
-		progressbar.OptionSetWriter(out),
-		progressbar.OptionSetDescription(what),
+		progressbar.OptionSetWriter(p.out),
+		progressbar.OptionSetDescription(p.what),
 		progressbar.OptionShowCount(),
 		progressbar.OptionShowIts(),
-		progressbar.OptionSetItsString("rows"),
+		progressbar.OptionSetItsString(p.units),
 		progressbar.OptionSetPredictTime(true),
 		progressbar.OptionThrottle(100*time.Millisecond),
 		progressbar.OptionClearOnFinish(),
@@ -67,9 +71,19 @@ func newBar(out io.Writer, what string, total int64) *progressbar.ProgressBar {
 
 // report says how many are done.
 func (p *progress) report(done int64) {
+	if p.share != nil && done > 0 {
+		if share := p.share(); share > 0 {
+			p.total = int64(float64(done)/share) + 1 // a bar that is full goes away
+		}
+	}
 	switch {
 	case p.quiet:
-	case p.bar != nil:
+	case p.terminal:
+		if p.bar == nil {
+			p.bar = p.newBar()
+		} else if p.share != nil && p.total > 0 {
+			p.bar.ChangeMax64(p.total)
+		}
 		_ = p.bar.Set64(done) // what cannot be shown is not shown
 	case time.Since(p.last) >= progressEvery:
 		p.last = time.Now()
@@ -81,10 +95,15 @@ func (p *progress) report(done int64) {
 func (p *progress) line(done int64) string {
 	rate := float64(done) / time.Since(p.started).Seconds()
 	if p.total == 0 || done == 0 {
-		return fmt.Sprintf("%s: %d rows, %.0f rows/s", p.what, done, rate)
+		return fmt.Sprintf("%s: %d %s, %.0f %s/s", p.what, done, p.units, rate, p.units)
 	}
 	left := time.Duration(float64(max(p.total-done, 0)) / rate * float64(time.Second)).Round(time.Second)
-	return fmt.Sprintf("%s: %d of %d rows, %d%%, %.0f rows/s, %v left", p.what, done, p.total, done*100/p.total, rate, left)
+	of := "of"
+	if p.share != nil {
+		of = "of about"
+	}
+	return fmt.Sprintf("%s: %d %s %d %s, %d%%, %.0f %s/s, %v left",
+		p.what, done, of, p.total, p.units, done*100/p.total, rate, p.units, left)
 }
 
 // end takes the bar away.

@@ -1,14 +1,18 @@
 package cli_test
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/creack/pty"
+
+	"github.com/lockstep-go/lockstep/migrations"
 )
 
 // onTerminal runs the command with a terminal for standard input and standard
@@ -72,6 +76,45 @@ func TestProgress(t *testing.T) {
 		t.Errorf("no plain lines: %q", o.stderr)
 	}
 	run(t, env, "", append(sync, "--rate", "7/s", "--quiet")...).wantNothing(t)
+}
+
+// Each long command shows a bar with a rate and the time left, also where it has to
+// judge from a file's size how much there is to do.
+func TestProgressOfEachCommand(t *testing.T) {
+	t.Parallel()
+	const rows = 6000
+	s := newSidesOn(t, migrations.Postgres, migrations.Postgres, rows)
+	folder := t.TempDir()
+	file := func(name string) string { return filepath.Join(folder, name) }
+	write := func(name, content string) string {
+		if err := os.WriteFile(file(name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file(name)
+	}
+	s.exec(s.master, fmt.Sprintf(`INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+		SELECT i, 'account', i, 'x', '{}', now(), 'refused', 1 FROM generate_series(1, %d) i`, rows))
+	dump := s.onMaster("", "dump", "--cqrs-id", "account", "-o", "-", "--quiet").out
+	one := s.onMaster("", "diff", "master", "--cqrs-id", "account", "--quiet").out
+	two := s.onReplica(one, "diff", "replica", "--quiet").out
+	for _, c := range []struct{ url, args string }{
+		{s.masterURL, "dump --cqrs-id account -o " + file("account.dump.gz")},
+		{s.replicaURL, "load --apart -i " + file("account.dump.gz")},
+		{s.replicaURL, "load -i " + write("account.dump", dump)},
+		{s.masterURL, "diff master --cqrs-id account"},
+		{s.replicaURL, "diff replica -i " + write("one", one)},
+		{s.masterURL, "diff sync -i " + write("two", two)},
+		{s.replicaURL, "deleted replica --cqrs-id account"},
+		{s.masterURL, "deleted master -i " + write("all", two)},
+		{s.replicaURL, "deleted sync -i " + write("gone", strings.Replace(two, ",20", ",19", 1))},
+		{"", "diff --cqrs-id account --master-url " + s.masterURL + " --replica-url " + s.replicaURL},
+		{s.masterURL, "dead-letters retry --outbox"},
+	} {
+		out, screen, code := onTerminal(t, append(s.env, "LOCKSTEP_DATABASE_URL="+c.url), "", args(c.args)...)
+		if want := `\d+% \|.*\(\d+/\d+, \d+ (rows|letters)/s\) \[\d+s:\d+s\]`; code != 0 || !regexp.MustCompile(want).MatchString(screen) {
+			t.Errorf("relay %s: exit code %d, the terminal lacks %s: %q (printed %.100q)", c.args, code, want, screen, out)
+		}
+	}
 }
 
 func (o outcome) wantNothing(t *testing.T) {

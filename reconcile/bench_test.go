@@ -68,7 +68,7 @@ func BenchmarkRound(b *testing.B) {
 			return err
 		})
 		step("diff replica", func() error {
-			_, err := reconcile.DiffReplica(b.Context(), &one, &two, to, nil)
+			_, err := reconcile.DiffReplica(b.Context(), &one, &two, to, nil, nil)
 			return err
 		})
 		for _, fields := range []bool{false, true} {

@@ -52,7 +52,7 @@ func TestCompositeKeysAndWhere(t *testing.T) {
 			if rows, err := reconcile.DiffMaster(t.Context(), &master, r.master, "site", `{"pk__in": [["us \"x\"","7"], "[\"eu\",\"7\"]"]}`, 0, nil); err != nil || rows != 2 {
 				t.Fatalf("diff master: %d rows, %v", rows, err)
 			}
-			if _, err := reconcile.DiffReplica(t.Context(), &master, &out, r.replica, nil); err != nil {
+			if _, err := reconcile.DiffReplica(t.Context(), &master, &out, r.replica, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			if !strings.HasSuffix(out.String(), ",q\n"+`["[\"us \\\"x\\\"\",\"7\"]"]`+"\n") {
@@ -69,7 +69,7 @@ func TestCompositeKeysAndWhere(t *testing.T) {
 			if _, err := reconcile.DeletedReplica(t.Context(), &all, r.replica, "site", 0, nil); err != nil {
 				t.Fatal(err)
 			}
-			if have, err := reconcile.DeletedMaster(t.Context(), &all, &gone, r.master, nil); err != nil || have.Found != 1 {
+			if have, err := reconcile.DeletedMaster(t.Context(), &all, &gone, r.master, nil, nil); err != nil || have.Found != 1 {
 				t.Errorf("deleted master: %+v, %v", have, err)
 			}
 			if have, err := reconcile.DeletedSync(t.Context(), &gone, r.replica, nil, nil); err != nil || have.Found != 1 {

@@ -56,7 +56,7 @@ func DeletedReplica(ctx context.Context, w io.Writer, from Replica, entity strin
 // DeletedMaster reads what [DeletedReplica] wrote and writes the keys that the
 // master lacks, under the same header: the second step, made by the master.
 // found is as in [DiffReplica].
-func DeletedMaster(ctx context.Context, r io.Reader, w io.Writer, m Master, found func(keys []json.RawMessage)) (Result, error) {
+func DeletedMaster(ctx context.Context, r io.Reader, w io.Writer, m Master, progress Progress, found func(keys []json.RawMessage)) (Result, error) {
 	in := newLines(r)
 	h, _, err := in.header()
 	if err != nil {
@@ -66,7 +66,7 @@ func DeletedMaster(ctx context.Context, r io.Reader, w io.Writer, m Master, foun
 	if err := h.write(w); err != nil {
 		return result, fmt.Errorf("reconcile: write: %w", err)
 	}
-	err = sift(in.keys, w, &result, found, func(keys []json.RawMessage) ([]json.RawMessage, error) {
+	err = sift(in.keys, w, &result, progress, found, func(keys []json.RawMessage) ([]json.RawMessage, error) {
 		return m.lacking(ctx, h.entity, keys)
 	})
 	return result, err

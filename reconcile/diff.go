@@ -85,7 +85,7 @@ type Result struct {
 //	[1,2]
 //
 // found, if not nil, is told the keys of each line.
-func DiffReplica(ctx context.Context, r io.Reader, w io.Writer, to Replica, found func(keys []json.RawMessage)) (Result, error) {
+func DiffReplica(ctx context.Context, r io.Reader, w io.Writer, to Replica, progress Progress, found func(keys []json.RawMessage)) (Result, error) {
 	in := newLines(r)
 	h, _, err := in.header()
 	if err != nil {
@@ -102,7 +102,7 @@ func DiffReplica(ctx context.Context, r io.Reader, w io.Writer, to Replica, foun
 	if err := h.write(w); err != nil {
 		return result, fmt.Errorf("reconcile: write: %w", err)
 	}
-	err = sift(in.versions, w, &result, found, func(versions []keyVersion) ([]json.RawMessage, error) {
+	err = sift(in.versions, w, &result, progress, found, func(versions []keyVersion) ([]json.RawMessage, error) {
 		keys := make([]json.RawMessage, len(versions))
 		for i, v := range versions {
 			keys[i] = v.key
@@ -121,7 +121,9 @@ func DiffReplica(ctx context.Context, r io.Reader, w io.Writer, to Replica, foun
 
 // sift reads lines until there are no more, writes the keys that pick takes out of each,
 // and counts both.
-func sift[T any](next func() ([]T, error), w io.Writer, result *Result, found func([]json.RawMessage), pick func([]T) ([]json.RawMessage, error)) error {
+func sift[T any](
+	next func() ([]T, error), w io.Writer, result *Result, progress Progress, found func([]json.RawMessage), pick func([]T) ([]json.RawMessage, error),
+) error {
 	for {
 		line, err := next()
 		if errors.Is(err, io.EOF) {
@@ -142,6 +144,7 @@ func sift[T any](next func() ([]T, error), w io.Writer, result *Result, found fu
 		if err := writeKeys(w, keys); err != nil {
 			return fmt.Errorf("reconcile: write: %w", err)
 		}
+		progress.report(result.Rows)
 	}
 }
 

@@ -51,7 +51,7 @@ func TestDiff(t *testing.T) {
 			t.Errorf("diff master (-want +have):\n%s", diff)
 		}
 		header, _, _ := strings.Cut(master.String(), "\n")
-		have, err := reconcile.DiffReplica(t.Context(), &master, &replica, r.replica, nil)
+		have, err := reconcile.DiffReplica(t.Context(), &master, &replica, r.replica, nil, nil)
 		if diff := cmp.Diff(reconcile.Result{Entity: "account", Rows: 7, Found: 3}, have); diff != "" || err != nil {
 			t.Fatalf("diff replica: %v (-want +have):\n%s", err, diff)
 		}
@@ -81,7 +81,7 @@ func TestDeleted(t *testing.T) {
 		if diff := cmp.Diff("account,TIME\n[1,2,3]\n[4,5]\n", body(t, replica.String())); diff != "" {
 			t.Errorf("deleted replica (-want +have):\n%s", diff)
 		}
-		have, err := reconcile.DeletedMaster(t.Context(), &replica, &master, r.master, nil)
+		have, err := reconcile.DeletedMaster(t.Context(), &replica, &master, r.master, nil, nil)
 		if diff := cmp.Diff(reconcile.Result{Entity: "account", Rows: 5, Found: 3}, have); diff != "" || err != nil {
 			t.Fatalf("deleted master: %v (-want +have):\n%s", err, diff)
 		}
@@ -119,7 +119,7 @@ func TestDjangoStreams(t *testing.T) {
 			}
 			to := reconcile.Replica{DB: db, Consumer: newConsumer(t, db, "basic", consumer.Table{Name: "basic"}), Queue: "replica"}
 			var out bytes.Buffer
-			if _, err := reconcile.DiffReplica(t.Context(), bytes.NewReader(captured(t, "diff_master.out")), &out, to, nil); err != nil {
+			if _, err := reconcile.DiffReplica(t.Context(), bytes.NewReader(captured(t, "diff_master.out")), &out, to, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(string(captured(t, "diff_replica.out")), out.String()); diff != "" {
@@ -130,7 +130,7 @@ func TestDjangoStreams(t *testing.T) {
 			}
 			m := reconcile.Master{DB: db, Outbox: newOutbox(t, outbox.Config{Dialect: d, Entities: []outbox.Entity{{ID: "basic", Table: "basic"}}})}
 			out.Reset()
-			if _, err := reconcile.DeletedMaster(t.Context(), bytes.NewReader(captured(t, "deleted_diff_replica.out")), &out, m, nil); err != nil {
+			if _, err := reconcile.DeletedMaster(t.Context(), bytes.NewReader(captured(t, "deleted_diff_replica.out")), &out, m, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(string(captured(t, "deleted_diff_master.out")), out.String()); diff != "" {
@@ -188,7 +188,7 @@ func TestDiffKeyTypes(t *testing.T) {
 					t.Fatal(err)
 				}
 				var found []string
-				have, err := reconcile.DiffReplica(t.Context(), &one, &two, to, func(keys []json.RawMessage) {
+				have, err := reconcile.DiffReplica(t.Context(), &one, &two, to, nil, func(keys []json.RawMessage) {
 					for _, k := range keys {
 						var s string
 						_ = json.Unmarshal(k, &s)
@@ -219,7 +219,7 @@ func TestBadStreams(t *testing.T) {
 		head + "\n[[1,\"x\"]]\n":    2,
 		head + "\n[[1,0]]\n[1,2]\n": 3,
 	} {
-		_, err := reconcile.DiffReplica(t.Context(), strings.NewReader(in), &bytes.Buffer{}, r.replica, nil)
+		_, err := reconcile.DiffReplica(t.Context(), strings.NewReader(in), &bytes.Buffer{}, r.replica, nil, nil)
 		var format *reconcile.FormatError
 		if !errors.As(err, &format) || format.Line != line {
 			t.Errorf("%q gives %v, want line %d", in, err, line)
@@ -233,7 +233,7 @@ func TestBadStreams(t *testing.T) {
 			t.Errorf("%q gives %v", in, err)
 		}
 	}
-	if have, err := reconcile.DiffReplica(t.Context(), strings.NewReader(""), &bytes.Buffer{}, r.replica, nil); err != nil || have != (reconcile.Result{}) {
+	if have, err := reconcile.DiffReplica(t.Context(), strings.NewReader(""), &bytes.Buffer{}, r.replica, nil, nil); err != nil || have != (reconcile.Result{}) {
 		t.Errorf("an empty stream gives %+v, %v", have, err)
 	}
 }

@@ -124,7 +124,7 @@ func TestHandlersSideBySide(t *testing.T) {
 	for _, tc := range []struct {
 		dialect Dialect
 		workers int
-	}{{Postgres, 5}, {Postgres, 1}, {SQLite, 5}} {
+	}{{Postgres, 5}, {Postgres, 1}, {MySQL, 5}, {MySQL, 1}, {SQLite, 5}} {
 		c := newCallLog()
 		r, run := runAuthors(t, tc.dialect, Config{Workers: tc.workers}, func(ctx context.Context, tx Tx, ev Event[author]) error {
 			defer c.enter(ev.Key, ev.Revision)()
@@ -158,7 +158,16 @@ func TestHandlersSideBySide(t *testing.T) {
 // TestHandlersOfTwoProcesses: the guard holds between processes, too.
 func TestHandlersOfTwoProcesses(t *testing.T) {
 	t.Parallel()
-	db := openDB(t, Postgres, authorLog)
+	for _, d := range []Dialect{Postgres, MySQL} {
+		t.Run(string(d), func(t *testing.T) {
+			t.Parallel()
+			handlersOfTwoProcesses(t, d)
+		})
+	}
+}
+
+func handlersOfTwoProcesses(t *testing.T, d Dialect) {
+	db := openDB(t, d, authorLog)
 	c := newCallLog()
 	var messages []*message.Message
 	for revision := 1; revision <= 20; revision++ {

@@ -191,44 +191,77 @@ func TestHandlerOutage(t *testing.T) {
 			}
 		})
 	})
-	t.Run("handler", func(t *testing.T) {
-		t.Parallel()
+	for _, d := range []Dialect{Postgres, MySQL} {
+		t.Run("handler, "+string(d), func(t *testing.T) {
+			t.Parallel()
+			handlerLosesItsConnection(t, d)
+		})
+	}
+}
+
+// lossy opens a database, and returns what breaks all connections but the test's own.
+func lossy(t *testing.T, d Dialect) (own *sql.DB, kill func()) {
+	t.Helper()
+	if d == Postgres {
 		admin, dsn := testdb.Postgres(t)
-		own := reopen(t, dsn, "application_name", "lockstep broken handlers")
-		migrate(t, own, Postgres)
-		mustExec(t, own, authorLog)
-		c, err := New(own, newTestBroker(), Config{Queue: "replica"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		in := make(chan struct{}, 100)
-		if err := Handle(c, "author", func(ctx context.Context, tx Tx, ev Event[author]) error {
-			in <- struct{}{}
-			if _, err := tx.ExecContext(ctx, "SELECT pg_sleep(0.05)"); err != nil {
-				return errors.New("hidden by the handler")
-			}
-			return logAuthor(ctx, tx, ev)
-		}, HandlerOptions{MaxRetries: NoRetries}); err != nil {
-			t.Fatal(err)
-		}
-		r := &rig{Consumer: c}
-		broker := newTestBroker()
-		run := r.start(t, broker, broker)
-		for key := range 40 {
-			broker.deliver(authorEvent("SAVE", key, 1, "x"))
-		}
-		for range 3 {
-			<-in
+		return reopen(t, dsn, "application_name", "lockstep broken handlers"), func() {
 			mustExec(t, admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lockstep broken handlers'")
 		}
-		run.awaitAcked(t, 40)
-		if s := r.Stats(); s.Applied != 40 || s.Retried+s.Dead != 0 {
-			t.Errorf("have %+v, want 40 applied and no attempt spent", s)
+	}
+	admin, dsn := testdb.MariaDB(t)
+	own, err := sql.Open("mysql", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = own.Close() })
+	admin.SetMaxOpenConns(1)
+	return own, func() {
+		ids := dump(t, admin, "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
+		if len(ids) == 0 {
+			t.Error("there is no connection to break")
 		}
-		if n := len(r.authorLog(t)); n != 40 {
-			t.Errorf("%d calls stand, want 40", n)
+		for _, id := range ids {
+			_, _ = admin.ExecContext(t.Context(), "KILL "+strings.TrimPrefix(id, "id=")) // unless it has ended by itself
 		}
-	})
+	}
+}
+
+func handlerLosesItsConnection(t *testing.T, d Dialect) {
+	own, kill := lossy(t, d)
+	migrate(t, own, d)
+	mustExec(t, own, authorLog)
+	c, err := New(own, newTestBroker(), Config{Queue: "replica"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleep := map[Dialect]string{Postgres: "SELECT pg_sleep(0.05)", MySQL: "DO SLEEP(0.05)"}[d]
+	in := make(chan struct{}, 1000)
+	if err := Handle(c, "author", func(ctx context.Context, tx Tx, ev Event[author]) error {
+		in <- struct{}{}
+		if _, err := tx.ExecContext(ctx, sleep); err != nil {
+			return errors.New("hidden by the handler")
+		}
+		return logAuthor(ctx, tx, ev)
+	}, HandlerOptions{MaxRetries: NoRetries}); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Consumer: c}
+	broker := newTestBroker()
+	run := r.start(t, broker, broker)
+	for key := range 40 {
+		broker.deliver(authorEvent("SAVE", key, 1, "x"))
+	}
+	for range 3 {
+		<-in
+		kill()
+	}
+	run.awaitAcked(t, 40)
+	if s := r.Stats(); s.Applied != 40 || s.Retried+s.Dead != 0 {
+		t.Errorf("have %+v, want 40 applied and no attempt spent", s)
+	}
+	if n := len(r.authorLog(t)); n != 40 {
+		t.Errorf("%d calls stand, want 40", n)
+	}
 }
 
 // TestHandlerNeverReturns: its key waits, other keys do not; Run ends, says so,

@@ -216,10 +216,11 @@ func lossy(t *testing.T, d Dialect) (own *sql.DB, kill func()) {
 	t.Cleanup(func() { _ = own.Close() })
 	admin.SetMaxOpenConns(1)
 	return own, func() {
-		ids := dump(t, admin, "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
-		if len(ids) == 0 {
-			t.Error("there is no connection to break")
-		}
+		var ids []string
+		eventually(t, "there is a connection to break", func() bool {
+			ids = dump(t, admin, "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()")
+			return len(ids) > 0
+		})
 		for _, id := range ids {
 			_, _ = admin.ExecContext(t.Context(), "KILL "+strings.TrimPrefix(id, "id=")) // unless it has ended by itself
 		}

@@ -11,16 +11,16 @@ import (
 )
 
 // errUnreadable holds nothing of the URL, whose password may be anywhere in it.
-var errUnreadable = errors.New("not a URL: in a user name or password, characters such as % # / ? @ are written %25 %23 %2F %3F %40")
+var errUnreadable = errors.New("not a URL as scheme://user:password@host/name: in a user name or password, characters such as % # / ? @ are written %25 %23 %2F %3F %40")
 
 // parseServerURL reads the URL of a server. Its errors hold no part of it.
 func parseServerURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
-	if err != nil {
+	_, rest, whole := strings.Cut(raw, "://")
+	if err != nil || !whole { // without the slashes, it takes user and password for a path
 		return nil, errUnreadable
 	}
 	// With a bare / ? or # in the password, url.Parse takes its rest for a path.
-	_, rest, _ := strings.Cut(raw, "://")
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 && strings.Contains(rest[i:], "@") {
 		return nil, errUnreadable
 	}

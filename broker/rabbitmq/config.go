@@ -141,7 +141,10 @@ var ErrURL = errors.New("the URL or the configuration is wrong")
 // parseURLs is parseURL for a URL that names several hosts of a cluster, separated by commas. They share
 // the rest of the URL.
 func parseURLs(raw string, cfg Config) (dials []string, address string, _ Config, _ error) {
-	scheme, rest, _ := strings.Cut(raw, "://")
+	scheme, rest, whole := strings.Cut(raw, "://")
+	if !whole { // what follows might take a password for a host or a path
+		return nil, "", cfg, errors.New("the URL cannot be read; want amqp://user:password@host:5672/vhost")
+	}
 	authority, tail := rest, ""
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority, tail = rest[:i], rest[i:]

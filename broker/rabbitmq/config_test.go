@@ -75,6 +75,8 @@ func TestFaultsOfConfigAndURL(t *testing.T) {
 		"amqp://u:secret@h/?heartbeat=often":                        {"heartbeat"},
 		"amqp://u:secret@h/?heartbeat=65536":                        {"Heartbeat", "1s"},
 		"http://u:secret@h/":                                        {"http"},
+		"amqp:u:secret@h/":                                          {"amqp://"},
+		"amqp:/u:secret@h/":                                         {"amqp://"},
 		"amqp://u:sec#ret@h/":                                       {"percent-encoded"},
 		"amqp://u:secret@h/?prefetch=70000":                         {"Prefetch"},
 	} {

@@ -116,10 +116,10 @@ func (c Config) validate() error {
 // password.
 func parse(raw string, cfg *Config) (dsn, address string, _ error) {
 	u, err := url.Parse(raw)
-	_, rest, _ := strings.Cut(raw, "://")
+	_, rest, whole := strings.Cut(raw, "://")
 	end := strings.IndexAny(rest, "/?#")
-	if err != nil || end >= 0 && strings.Contains(rest[end:], "@") {
-		return "", "", errors.New("sql: the URL cannot be read; " +
+	if err != nil || !whole || end >= 0 && strings.Contains(rest[end:], "@") {
+		return "", "", errors.New("sql: the URL cannot be read; want postgres://user:password@host:5432/database; " +
 			"reserved characters in the user name and the password must be percent-encoded")
 	}
 	address = (&url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host, Path: u.Path}).Redacted()

@@ -27,6 +27,8 @@ func TestOpenRejects(t *testing.T) {
 		"scheme":         {"mysql://user:s3cret@host/db", sql.Config{}, []string{"mysql"}},
 		"no URL":         {"postgres://user:s3cret@host:x/db", sql.Config{}, []string{"percent-encoded"}},
 		"password cut":   {"postgres://user:s3/cret@host/db", sql.Config{}, []string{"percent-encoded"}},
+		"no slashes":     {"postgres:user:s3cret@host/db", sql.Config{}, []string{"postgres://"}},
+		"one slash":      {"postgres:/user:s3cret@host/db", sql.Config{}, []string{"postgres://"}},
 		"query":          {"postgres://user:s3cret@host/db?%zz", sql.Config{}, []string{"query"}},
 		"lib/pq's":       {"postgres://user:s3cret@host/db?sslmode=maybe", sql.Config{}, []string{"postgres://user:xxxxx@host/db"}},
 	}

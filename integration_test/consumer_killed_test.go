@@ -1,6 +1,9 @@
 package integration_test
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // A consumer that dies in a transaction has not acknowledged its messages, so
 // the next one gets them.
@@ -23,6 +26,10 @@ func TestConsumerKilledInMidFlow(t *testing.T) {
 	unlock := r.lockReplica(t)
 	r.lastWord(t)
 	r.awaitWaiting(t)
+	until(t, "the consumer holds all messages", func() bool {
+		return number(t, r.master, "SELECT count(*) FROM outbox") == 0 && r.depth(t) == 0
+	})
+	<-time.After(300 * time.Millisecond) // an acknowledgement that comes too early would arrive
 	c.kill(t)
 	unlock()
 	r.startConsumerProcess(t)

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/outbox"
@@ -106,6 +109,40 @@ func (r *rig) heldByConsumer(t *testing.T) (unlock func()) {
 			number(t, r.master, "SELECT count(*) FROM "+table+" WHERE holder IS NULL") == 0
 	})
 	return unlock
+}
+
+// A synchronous standby is away: what it has not got is not confirmed, although the server gives up waiting
+// for it when it is asked to.
+func TestPostgresBrokerWaitsForItsStandby(t *testing.T) {
+	t.Parallel()
+	server := newCluster(t)
+	b, err := broker.Open(t.Context(), server.dsn("lockstep", "master")+"&confirm_timeout=1s", broker.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeIt(t, b) })
+	if err := b.Bind(t.Context(), "billing", "account"); err != nil {
+		t.Fatal(err)
+	}
+	standby := func(name string) {
+		execute(t, server.admin, "ALTER SYSTEM SET synchronous_standby_names = '"+name+"'")
+		execute(t, server.admin, "SELECT pg_reload_conf()")
+		until(t, "the server has read its configuration", func() bool {
+			return number(t, server.admin, "SELECT count(*) FROM pg_settings WHERE name = 'synchronous_standby_names' AND setting = '"+name+"'") == 1
+		})
+	}
+	publish := func() error { return b.Publish("account", message.NewMessage(watermill.NewUUID(), []byte("{}"))) }
+	if err := publish(); err != nil {
+		t.Fatal(err)
+	}
+	standby("away")
+	for range 3 {
+		if publish() == nil {
+			t.Error("confirmed, and no standby has it")
+		}
+	}
+	standby("")
+	until(t, "publishing goes on", func() bool { return publish() == nil })
 }
 
 // The broker's connections are terminated, again and again, whatever they do: relay and consumer make new

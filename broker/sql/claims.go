@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -67,6 +68,8 @@ type claims struct {
 	whole   time.Time
 	began   time.Time
 	pause   time.Duration // before the next look
+	asked   int           // how many messages the present transaction wants to read
+	most    int           // how many the next one may read; 0: as many as there is room for
 	failure error         // of a commit, which the subscriber does not tell
 	away    time.Duration // the last backoff; 0: the database is there
 }
@@ -87,7 +90,7 @@ func (c *claims) BeginTx(ctx context.Context, _ *sql.TxOptions) (wsql.Tx, error)
 			return nil, ctx.Err()
 		}
 	}
-	c.read, c.taken, c.marked, c.failure = nil, 0, false, nil
+	c.read, c.taken, c.marked, c.failure, c.asked = nil, 0, false, nil, 0
 	if c.began = time.Now(); c.began.After(c.whole) {
 		c.floor = 0
 	}
@@ -123,7 +126,11 @@ func (c *claims) SubscribeIsolationLevel() sql.IsolationLevel { return sql.Level
 // slower commit, a message given back), so it starts at the lowest now and then: the seldomer, the
 // longer that takes.
 func (c *claims) SelectQuery(wsql.SelectQueryParams) (wsql.Query, error) {
-	return wsql.Query{Query: c.sub.b.sql.read, Args: []any{c.sub.queue, c.floor, c.sub.free()}}, nil
+	if c.asked = c.sub.free(); c.most > 0 {
+		c.asked = min(c.asked, c.most)
+	}
+	silence := strconv.FormatInt(c.sub.b.cfg.Lease.Milliseconds(), 10)
+	return wsql.Query{Query: c.sub.b.sql.read, Args: []any{c.sub.queue, c.floor, c.asked, silence}}, nil
 }
 
 // UnmarshalMessage keeps what was read; the message for the subscriber is a token for it.
@@ -152,6 +159,20 @@ func (c *claims) AckMessageQuery(wsql.AckMessageQueryParams) (wsql.Query, error)
 	return wsql.Query{Query: c.sub.b.sql.hold, Args: []any{c.sub.holder, pq.Array(offsets)}}, nil
 }
 
+// pace adapts how many messages are read at a time: large ones may be too many for a slow connection,
+// and reading them all again would take as long.
+func (c *claims) pace(failed bool) {
+	took, limit := time.Since(c.began), c.sub.b.cfg.ConfirmTimeout
+	switch {
+	case failed && took >= limit && c.asked > 1:
+		c.most = c.asked / 2
+	case !failed && took < limit/4 && c.most > 0:
+		if c.most *= 2; c.most >= c.sub.b.cfg.Prefetch {
+			c.most = 0
+		}
+	}
+}
+
 // HandleError returns how long to wait before the next transaction. It is called after each.
 func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.Duration {
 	if err == nil {
@@ -165,6 +186,7 @@ func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.
 			return 0
 		default:
 		}
+		c.pace(true)
 		if c.away == 0 {
 			log.Warn("reading is interrupted", "error", err)
 		}
@@ -174,6 +196,7 @@ func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.
 		log.Info("reading goes on")
 		c.away = 0
 	}
+	c.pace(false)
 	if c.floor == 0 {
 		c.whole = time.Now().Add(max(rereading, 20*time.Since(c.began)))
 	}
@@ -228,15 +251,20 @@ type claimTx struct {
 	cancel context.CancelFunc
 }
 
-// Commit commits and hands on what was read.
+// Commit commits and hands on what was read. If nobody knows whether it has committed, what was read
+// is given back: it may be marked as ours, and nobody else would look at it while we are alive.
 func (t *claimTx) Commit() error {
 	defer t.cancel()
-	if t.c.failure = t.Tx.Commit(); t.c.failure != nil || !t.c.marked {
-		t.c.read = nil
-		return t.c.failure
+	t.c.failure = t.Tx.Commit()
+	switch {
+	case t.c.failure == nil && t.c.marked:
+		t.c.sub.hold(t.c.read)
+		return nil
+	case t.c.marked:
+		t.c.sub.disown(t.c.read)
 	}
-	t.c.sub.hold(t.c.read)
-	return nil
+	t.c.read = nil
+	return t.c.failure
 }
 
 // Rollback gives up what was read.

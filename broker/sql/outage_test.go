@@ -16,14 +16,14 @@ func TestCutOff(t *testing.T) {
 	t.Parallel()
 	db, at := newRig(t)
 	way := startProxy(t, at)
-	other := open(t, at, sql.Config{Lease: time.Second})
-	lost := open(t, way.url, sql.Config{Lease: time.Second})
+	other := open(t, at, sql.Config{Lease: 3 * time.Second})
+	lost := open(t, way.url, sql.Config{Lease: 3 * time.Second})
 	bind(t, other, "billing", "account")
 	publish(t, other, "0", "1", "2")
 	held := subscribe(t, lost)
 	first := next(t, held)
 	out := subscribe(t, other)
-	nothing(t, out, 2*time.Second) // the lease is renewed
+	nothing(t, out, 5*time.Second) // the lease is renewed
 	way.cut()
 	again := next(t, out)
 	if diff := cmp.Diff([]string{"0", "1", "2"}, append([]string{string(again.Payload)}, take(t, out, 2)...)); diff != "" {

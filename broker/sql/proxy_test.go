@@ -1,10 +1,12 @@
 package sql_test
 
 import (
+	"bytes"
 	"net"
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 )
 
 // proxy stands between a Broker and its server and can fail as networks do.
@@ -19,6 +21,10 @@ type proxy struct {
 	stalled bool       // nothing passes
 	away    bool       // and nobody is let in
 	conns   map[net.Conn]struct{}
+	freeze  string        // what a client sends with this in it, and all behind it, does not pass until mend
+	slow    time.Duration // how long each 32 KiB take
+	lose    string        // the first client that has sent this never hears of its COMMIT
+	late    time.Duration // which the server gets so much later
 }
 
 func startProxy(t *testing.T, brokerURL string) *proxy {
@@ -58,23 +64,65 @@ func (p *proxy) serve() {
 			}
 		} else {
 			p.conns[client], p.conns[server] = struct{}{}, struct{}{}
-			p.serving.Go(func() { p.pass(client, server) })
-			p.serving.Go(func() { p.pass(server, client) })
+			p.serving.Go(func() { p.pass(client, server, func([]byte) {}) })
+			p.serving.Go(func() { p.pass(server, client, p.watch(client)) })
 		}
 		p.mu.Unlock()
 	}
 }
 
-func (p *proxy) pass(to, from net.Conn) {
+// watch returns what is shown all that a client sends, before it passes.
+func (p *proxy) watch(client net.Conn) func(sent []byte) {
+	losing := false
+	has := func(sent []byte, text string) bool { return text != "" && bytes.Contains(sent, []byte(text)) }
+	return func(sent []byte) {
+		p.mu.Lock()
+		p.stalled = p.stalled || has(sent, p.freeze)
+		if has(sent, p.lose) {
+			losing, p.lose = true, ""
+		}
+		late := p.late
+		p.mu.Unlock()
+		if losing && has(sent, "COMMIT") {
+			_ = client.Close()
+			<-time.After(late)
+		}
+	}
+}
+
+// freezeAt holds everything back from when a client sends the text.
+func (p *proxy) freezeAt(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.freeze = text
+}
+
+// loseCommit cuts off the first client that sends the text, and then a COMMIT, which the server gets late.
+func (p *proxy) loseCommit(after string, late time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lose, p.late = after, late
+}
+
+func (p *proxy) isStalled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stalled
+}
+
+func (p *proxy) pass(to, from net.Conn, show func(sent []byte)) {
 	defer func() { _, _ = to.Close(), from.Close() }()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
+		show(buf[:n])
 		p.mu.Lock()
 		for p.stalled && !p.away {
 			p.flowing.Wait()
 		}
+		slow := p.slow
 		p.mu.Unlock()
+		<-time.After(slow * time.Duration(n) / time.Duration(len(buf)))
 		if _, werr := to.Write(buf[:n]); werr != nil || err != nil {
 			return
 		}
@@ -86,6 +134,13 @@ func (p *proxy) stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stalled = true
+}
+
+// slowDown lets 32 KiB pass in that time, in each direction of each connection.
+func (p *proxy) slowDown(slow time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slow = slow
 }
 
 // cut ends all connections and lets nobody in until mend.
@@ -103,6 +158,6 @@ func (p *proxy) cut() {
 func (p *proxy) mend() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.away, p.stalled = false, false
+	p.away, p.stalled, p.freeze, p.slow = false, false, "", 0
 	p.flowing.Broadcast()
 }

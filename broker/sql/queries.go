@@ -95,6 +95,8 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relname IN ('queues', 'bi
 	// CREATE … IF NOT EXISTS fails when two do it at once. The number means nothing.
 	lockTables = `SELECT pg_advisory_xact_lock(7020184913)`
 
+	limitSilence = `SELECT set_config('idle_in_transaction_session_timeout', $1::bigint::text, true)`
+
 	// Also where the queue is there: the lock keeps it until it is bound.
 	addQueue = `INSERT INTO {schema}.queues (name) VALUES ($1) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id`
 
@@ -157,11 +159,13 @@ ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until`
 
 	forget = `DELETE FROM {schema}.consumers WHERE id = $1`
 
-	// What others are reading at this moment is passed over, not waited for.
+	// What others are reading at this moment is passed over, not waited for. Nobody else could have it
+	// if this process were frozen now, so the server ends the transaction then.
 	read = `
 SELECT "offset", uuid, payload, metadata FROM {schema}.messages
 WHERE queue = (SELECT id FROM {schema}.queues WHERE name = $1)
 	AND holder IS NULL AND "offset" > $2 AND (expires_at IS NULL OR expires_at > now())
+	AND (SELECT set_config('idle_in_transaction_session_timeout', $4, true)) <> ''
 ORDER BY "offset" LIMIT $3 FOR UPDATE SKIP LOCKED`
 
 	// If the server loses this, the messages are delivered again: no need to wait for the disk.
@@ -172,7 +176,9 @@ WHERE "offset" = ANY ($2::bigint[]) AND (SELECT set_config('synchronous_commit',
 	// Whoever holds a message now: it has been acknowledged.
 	remove = `DELETE FROM {schema}.messages WHERE "offset" = ANY ($1::bigint[])`
 
-	putBack = `UPDATE {schema}.messages SET holder = NULL WHERE "offset" = ANY ($1::bigint[]) AND holder = $2`
+	// Only what is the holder's. It is not asked for in the condition: that would pass over a row that
+	// a transaction in doubt is still about to mark, for which this waits.
+	putBack = `UPDATE {schema}.messages SET holder = nullif(holder, $2) WHERE "offset" = ANY ($1::bigint[])`
 
 	putAllBack = `UPDATE {schema}.messages SET holder = NULL WHERE holder = $1`
 )

@@ -38,13 +38,17 @@ func (b *Broker) prepare(ctx context.Context) error {
 	return err
 }
 
-// inTx runs fn in a transaction.
+// inTx runs fn in a transaction, which the server ends if nothing comes for ConfirmTimeout: its locks
+// keep others from publishing, and this process may be frozen.
 func (b *Broker) inTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	tx, err := b.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
+	if _, err := tx.ExecContext(ctx, limitSilence, b.cfg.ConfirmTimeout.Milliseconds()); err != nil {
+		return err
+	}
 	if err := fn(tx); err != nil {
 		return err
 	}

@@ -50,6 +50,7 @@ func (b *Broker) leave(ctx context.Context, holder int64) {
 // whose time has come, gives back what dead consumers held, and deletes what has expired.
 func (b *Broker) upkeep(ctx context.Context) {
 	b.keeping.Go(func() { b.every(ctx, "keep the lease", b.cfg.Lease/4, b.keepAlive) })
+	b.keeping.Go(func() { b.every(ctx, "keep the queues", b.cfg.Lease/4, b.keepQueues) })
 	b.keeping.Go(func() { b.every(ctx, "look after dead consumers", b.cfg.Lease/4, b.tidy) })
 	b.every(ctx, "look for due messages", ticking, b.tick)
 }
@@ -78,11 +79,23 @@ func (b *Broker) every(ctx context.Context, what string, period time.Duration, d
 	}
 }
 
-// keepAlive renews the lease of what this Broker's consumers hold, and makes the queues again that
-// somebody deleted under their subscriptions.
+// keepAlive renews the lease of what this Broker's consumers hold.
 func (b *Broker) keepAlive(ctx context.Context) error {
 	b.mu.Lock()
 	holders := maps.Clone(b.holders)
+	b.mu.Unlock()
+	var errs []error
+	for holder, queue := range holders {
+		_, err := b.exec(ctx, b.sql.keepAlive, holder, queue, b.cfg.Lease.Milliseconds())
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// keepQueues makes the queues again that somebody deleted under this Broker's subscriptions. It waits
+// while a queue is being deleted, so the lease does not wait for it.
+func (b *Broker) keepQueues(ctx context.Context) error {
+	b.mu.Lock()
 	topics := map[string][]string{}
 	for sub := range b.subs {
 		if bound, ok := b.bindings[sub.queue]; ok {
@@ -91,10 +104,6 @@ func (b *Broker) keepAlive(ctx context.Context) error {
 	}
 	b.mu.Unlock()
 	var errs []error
-	for holder, queue := range holders {
-		_, err := b.exec(ctx, b.sql.keepAlive, holder, queue, b.cfg.Lease.Milliseconds())
-		errs = append(errs, err)
-	}
 	for queue, topics := range topics {
 		whole, err := b.isBound(ctx, queue, topics)
 		if err == nil && !whole {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -56,13 +57,11 @@ func (e *entry) message() *message.Message {
 // The subscriber opens a transaction, reads messages, hands each on, and when one is acknowledged goes
 // to the next; then it marks them and commits. Ours are acknowledged to it at once, and what it marks
 // is that this subscription holds them. So its transaction lasts milliseconds. Only what the commit has
-// stored is handed on. All methods are called by the subscriber's one goroutine; take is called while
-// that waits for it.
+// stored is handed on. All methods are called by the subscriber's one goroutine.
 type claims struct {
 	sub *subscription
 
 	read    []entry // by the present transaction
-	taken   int     // how many of them have been handed over by the subscriber
 	marked  bool    // whether it marks them
 	floor   int64   // nothing is to be read up to this offset, as far as we know
 	whole   time.Time
@@ -90,7 +89,7 @@ func (c *claims) BeginTx(ctx context.Context, _ *sql.TxOptions) (wsql.Tx, error)
 			return nil, ctx.Err()
 		}
 	}
-	c.read, c.taken, c.marked, c.failure, c.asked = nil, 0, false, nil, 0
+	c.read, c.marked, c.failure, c.asked = nil, false, nil, 0
 	if c.began = time.Now(); c.began.After(c.whole) {
 		c.floor = 0
 	}
@@ -143,15 +142,11 @@ func (c *claims) UnmarshalMessage(params wsql.UnmarshalMessageParams) (wsql.Row,
 	return wsql.Row{Offset: e.offset, Msg: message.NewMessage(e.uuid, nil)}, nil
 }
 
-// take notes that the subscriber has handed over the next message.
-func (c *claims) take(token *message.Message) {
-	c.taken++
-	token.Ack()
-}
-
-// AckMessageQuery marks what was handed over as held by this subscription.
-func (c *claims) AckMessageQuery(wsql.AckMessageQueryParams) (wsql.Query, error) {
-	c.read, c.marked = c.read[:c.taken], true
+// AckMessageQuery marks what was handed over as held by this subscription: what was read, up to the last
+// row that the subscriber knows to be acknowledged.
+func (c *claims) AckMessageQuery(params wsql.AckMessageQueryParams) (wsql.Query, error) {
+	taken := 1 + slices.IndexFunc(c.read, func(e entry) bool { return e.offset == params.LastRow.Offset })
+	c.read, c.marked = c.read[:taken], true
 	offsets := make([]int64, len(c.read))
 	for i, e := range c.read {
 		offsets[i] = e.offset

@@ -69,7 +69,7 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 	b.running.Go(func() {
 		sub.run(running, func() {
 			for token := range tokens {
-				c.take(token)
+				token.Ack()
 			}
 			_ = subscriber.Close() // has no errors, and has ended already
 		})

@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +78,40 @@ func TestFrozenWhileDeleting(t *testing.T) {
 	publish(t, other, "0")
 	way.mend()
 	if diff := cmp.Diff([]string{"0"}, take(t, subscribe(t, other), 1)); diff != "" {
+		t.Errorf("bodies (-want +have):\n%s", diff)
+	}
+}
+
+// TestEndWhileReading: subscriptions that end while they read lose nothing, and leave nothing with themselves.
+func TestEndWhileReading(t *testing.T) {
+	t.Parallel()
+	_, at := newRig(t)
+	b := open(t, at, sql.Config{})
+	bind(t, b, "billing", "account")
+	want := numbers(0, 200)
+	publish(t, b, want...)
+	for i := range 60 {
+		ctx, cancel := context.WithCancel(t.Context())
+		out, err := b.Subscribe(ctx, "billing")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Duration(i%20) * 500 * time.Microsecond)
+		cancel()
+		for msg := range out {
+			msg.Nack()
+		}
+	}
+	var have []string
+	out := subscribe(t, b)
+	for _, body := range take(t, out, len(want)) {
+		if !slices.Contains(have, body) {
+			have = append(have, body)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(have)
+	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("bodies (-want +have):\n%s", diff)
 	}
 }

@@ -40,6 +40,7 @@ func TestMemory(t *testing.T) {
 		{s.replicaURL, "", file("all"), "deleted replica --cqrs-id thing"},
 		{s.masterURL, file("all"), file("gone"), "deleted master"},
 		{s.masterURL, "", "", "sync --cqrs-id thing --all"},
+		{s.masterURL, file("all"), "", "diff sync --queue billing"},
 		{s.masterURL, "", "", "diff --cqrs-id thing --fields --master-url " + s.masterURL + " --replica-url " + s.replicaURL},
 	} {
 		if kib := s.peak(step.url, step.in, step.out, args(step.args)...); kib > mostKiB {
@@ -49,8 +50,28 @@ func TestMemory(t *testing.T) {
 	if n := s.int(s.replica, `SELECT count(*) FROM thing_ref`); n != manyRows {
 		t.Errorf("%d rows are loaded, want %d", n, manyRows)
 	}
+	if n := s.int(s.master, `SELECT count(*) FROM outbox`); n != 2*manyRows {
+		t.Errorf("%d events are in the outbox, want %d", n, 2*manyRows)
+	}
+	s.exec(s.master, `INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+		SELECT id, topic, key, payload, metadata, created_at, 'refused', 1 FROM outbox WHERE topic = 'thing'`)
+	s.exec(s.master, `TRUNCATE outbox`)
+	for _, step := range []struct {
+		url, in, out, args string
+	}{
+		{s.masterURL, "", file("letters"), "dead-letters dump --outbox"},
+		{s.masterURL, "", "", "dead-letters retry --outbox"},
+		{s.replicaURL, file("all"), "", "deleted sync"},
+	} {
+		if kib := s.peak(step.url, step.in, step.out, args(step.args)...); kib > mostKiB {
+			t.Errorf("%s took %d MiB, want at most %d", step.args, kib/1024, mostKiB/1024)
+		}
+	}
 	if n := s.int(s.master, `SELECT count(*) FROM outbox`); n != manyRows {
-		t.Errorf("%d events are in the outbox, want %d", n, manyRows)
+		t.Errorf("%d dead letters are back, want %d", n, manyRows)
+	}
+	if n := s.int(s.replica, `SELECT count(*) FROM thing_ref`); n != 0 {
+		t.Errorf("%d rows are left, want none", n)
 	}
 }
 

@@ -11,6 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/lockstep-go/lockstep/broker"
+	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/migrations"
 )
 
@@ -72,6 +77,47 @@ func TestMemory(t *testing.T) {
 	}
 	if n := s.int(s.replica, `SELECT count(*) FROM thing_ref`); n != 0 {
 		t.Errorf("%d rows are left, want none", n)
+	}
+}
+
+// Nor with the number of dead letters in a queue.
+func TestMemoryOfDeadLetters(t *testing.T) {
+	t.Parallel()
+	b := box{t, testdb.RabbitMQURL(t), unique("billing"), unique("account")}
+	const letters, together, padding = 8000, 500, 10_000
+	var bytes int
+	b.with(func(open broker.Broker) {
+		for _, queue := range []string{b.queue, event.DeadLetterQueue(b.queue)} {
+			if err := open.Bind(t.Context(), queue, event.DirectTopic(queue, b.entity)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { b.with(func(open broker.Broker) { _ = open.DeleteQueue(t.Context(), queue) }) })
+		}
+		for first := 0; first < letters; first += together {
+			var msgs []*message.Message
+			for i := range together {
+				letter := b.letter(fmt.Sprint(first+i), "data", "does not fit", time.Minute)
+				letter.Payload = append(letter.Payload, strings.Repeat(" ", padding)...)
+				bytes += len(letter.Payload)
+				msgs = append(msgs, letter)
+			}
+			if err := open.Publish(event.DirectTopic(event.DeadLetterQueue(b.queue), b.entity), msgs...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if bytes < mostKiB*1024 {
+		t.Errorf("the letters have %d bytes, want more than a command may take", bytes)
+	}
+	s := &sides{t: t, env: []string{"LOCKSTEP_BROKER_URL=" + b.url}}
+	out := filepath.Join(t.TempDir(), "letters")
+	for _, command := range []string{"list", "dump", "purge --yes"} {
+		if kib := s.peak("", "", out, args("dead-letters "+command+" --queue "+b.queue)...); kib > mostKiB {
+			t.Errorf("dead-letters %s took %d MiB, want at most %d", command, kib/1024, mostKiB/1024)
+		}
+	}
+	if printed, err := os.ReadFile(out); err != nil || string(printed) != fmt.Sprintf("%d dead letters purged\n", letters) {
+		t.Errorf("purge printed %q, %v", printed, err)
 	}
 }
 

@@ -8,11 +8,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -108,6 +110,53 @@ func TestStockPublisher(t *testing.T) {
 			}
 		}
 	})
+}
+
+// meeting is a stock publisher whose calls wait for each other.
+type meeting struct {
+	stock
+	lanes   int
+	present int
+	most    int
+	all     chan struct{} // closed when as many have met as there are lanes
+	met     sync.Once
+}
+
+func (p *meeting) Publish(topic string, msgs ...*message.Message) error {
+	p.mu.Lock()
+	p.present++
+	if p.most = max(p.most, p.present); p.present == p.lanes {
+		p.met.Do(func() { close(p.all) })
+	}
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.present--
+		p.mu.Unlock()
+	}()
+	select {
+	case <-p.all:
+		return p.stock.Publish(topic, msgs...)
+	case <-time.After(20 * time.Second):
+		return errors.New("no other lane publishes meanwhile")
+	}
+}
+
+// Lanes publish side by side, and no more of them than there may be.
+func TestLanesWorkSideBySide(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.SQLite(t)
+	m := migrated(t, db, relay.SQLite)
+	for key := 'a'; key <= 'z'; key++ { // no lane is without a key
+		m.put(t, string(key)+"1")
+	}
+	pub := &meeting{lanes: 3, all: make(chan struct{})}
+	_, stop := m.start(t, pub, relay.Config{Lanes: 3})
+	m.drained(t)
+	stop()
+	if pub.most != 3 || len(pub.published) != 26 {
+		t.Errorf("%d messages, at most %d at a time, want 26 and 3", len(pub.published), pub.most)
+	}
 }
 
 // stock is a Watermill publisher that knows neither pipelining nor refusals.

@@ -71,7 +71,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	}
 	connector.Dialer(dialer{cfg.ConfirmTimeout + time.Second})
 	b := &Broker{
-		cfg: cfg, log: cfg.Logger, db: sql.OpenDB(connector), sql: newQueries(cfg.Schema),
+		cfg: cfg, log: cfg.Logger, db: sql.OpenDB(sessions{connector}), sql: newQueries(cfg.Schema),
 		closing: make(chan struct{}), ended: make(chan struct{}),
 		bindings: map[string]map[string]struct{}{}, subs: map[*subscription]struct{}{},
 		holders: map[int64]sql.NullString{},

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -128,8 +127,7 @@ func (c *claims) SelectQuery(wsql.SelectQueryParams) (wsql.Query, error) {
 	if c.asked = c.sub.free(); c.most > 0 {
 		c.asked = min(c.asked, c.most)
 	}
-	silence := strconv.FormatInt(c.sub.b.cfg.Lease.Milliseconds(), 10)
-	return wsql.Query{Query: c.sub.b.sql.read, Args: []any{c.sub.queue, c.floor, c.asked, silence}}, nil
+	return wsql.Query{Query: c.sub.b.sql.read, Args: []any{c.sub.queue, c.floor, c.asked, silence(c.sub.b.cfg.Lease)}}, nil
 }
 
 // UnmarshalMessage keeps what was read; the message for the subscriber is a token for it.

@@ -2,10 +2,28 @@ package sql
 
 import (
 	"context"
+	"database/sql/driver"
+	"errors"
 	"net"
 	"sync"
 	"time"
 )
+
+// sessions gives connections whose statements see what was committed before each of them, whatever the
+// default of the role or the database is: what waits for a lock goes by what it finds behind it.
+type sessions struct{ driver.Connector }
+
+// Connect is database/sql's.
+func (s sessions) Connect(ctx context.Context) (driver.Conn, error) {
+	c, err := s.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.(driver.ExecerContext).ExecContext(ctx, readCommitted, nil); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
 
 // dialer gives connections that end a silence: lib/pq waits without limit for the answer of a
 // server that has been frozen or cut off, whatever the context of the call says.

@@ -86,6 +86,8 @@ func newQueries(schema string) *queries {
 
 // Tables and topology.
 const (
+	readCommitted = `SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED`
+
 	// Whether the tables are there, and whether the schema is. Seen without any right on them.
 	missingTables = `
 SELECT count(c.oid) < 4, NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)
@@ -95,7 +97,7 @@ WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relname IN ('queues', 'bi
 	// CREATE … IF NOT EXISTS fails when two do it at once. The number means nothing.
 	lockTables = `SELECT pg_advisory_xact_lock(7020184913)`
 
-	limitSilence = `SELECT set_config('idle_in_transaction_session_timeout', $1::bigint::text, true)`
+	limitSilence = `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`
 
 	// Also where the queue is there: the lock keeps it until it is bound.
 	addQueue = `INSERT INTO {schema}.queues (name) VALUES ($1) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id`

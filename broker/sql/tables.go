@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strconv"
+	"time"
 )
 
 // prepare makes the tables if they are missing.
@@ -46,11 +48,16 @@ func (b *Broker) inTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 		return err
 	}
 	defer tx.Rollback()
-	if _, err := tx.ExecContext(ctx, limitSilence, b.cfg.ConfirmTimeout.Milliseconds()); err != nil {
+	if _, err := tx.ExecContext(ctx, limitSilence, silence(b.cfg.ConfirmTimeout)); err != nil {
 		return err
 	}
 	if err := fn(tx); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+// silence is a time as idle_in_transaction_session_timeout takes it, in milliseconds. It has 31 bits.
+func silence(d time.Duration) string {
+	return strconv.FormatInt(min(d, 24*time.Hour).Milliseconds(), 10)
 }

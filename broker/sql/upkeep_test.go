@@ -83,29 +83,35 @@ func TestQueueDeletedUnderConsumer(t *testing.T) {
 	}
 }
 
-// TestDeleteBesidePublish: nothing is left of a deleted queue, whatever is being stored for it.
+// TestDeleteBesidePublish: nothing is left of a deleted queue, whatever is being stored for it, and whatever
+// the isolation of transactions is by default.
 func TestDeleteBesidePublish(t *testing.T) {
 	t.Parallel()
-	db, at := newRig(t)
-	b, other := open(t, at, sql.Config{}), open(t, at, sql.Config{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for range 100 {
-			if err := b.Publish("account", messages(numbers(0, 20)...)...); err != nil {
-				t.Errorf("Publish: %v", err)
+	for name, parameter := range map[string]string{"as it is": "", "repeatable read": "&default_transaction_isolation=repeatable%20read"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, at := newRig(t)
+			b, other := open(t, at+parameter, sql.Config{}), open(t, at, sql.Config{})
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for range 200 {
+					if err := b.Publish("account", messages(numbers(0, 20)...)...); err != nil {
+						t.Errorf("Publish: %v", err)
+					}
+				}
+			}()
+			for range 60 {
+				bind(t, other, "billing", "account")
+				if err := other.DeleteQueue(t.Context(), "billing"); err != nil {
+					t.Errorf("DeleteQueue: %v", err)
+				}
 			}
-		}
-	}()
-	for range 20 {
-		bind(t, other, "billing", "account")
-		if err := other.DeleteQueue(t.Context(), "billing"); err != nil {
-			t.Fatalf("DeleteQueue: %v", err)
-		}
-	}
-	<-done
-	if n := stored(t, db); n != 0 {
-		t.Errorf("%d messages of a deleted queue are left", n)
+			<-done
+			if n := stored(t, db); n != 0 {
+				t.Errorf("%d messages of a deleted queue are left", n)
+			}
+		})
 	}
 }
 

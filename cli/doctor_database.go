@@ -187,7 +187,11 @@ func (d *doctor) replica(ctx context.Context, db *database, file *configFile) {
 		if err == nil {
 			err = file.words(c.Check(ctx))
 		}
-		d.judge("columns", err, "the replicas' tables are as they have to be", "")
+		remedy := ""
+		if file.hasEntities() && d.replicaURL == "" {
+			remedy = "if the replicas have a database of their own, name it by --" + flagReplica
+		}
+		d.judge("columns", err, "the replicas' tables are as they have to be", remedy)
 		for _, r := range file.Replicas {
 			needs[r.Table] = need{event.FieldRevision, everything}
 		}

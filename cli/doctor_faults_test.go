@@ -71,6 +71,10 @@ func TestDoctorNamesRemedies(t *testing.T) {
 	d.remedied(t, "relay", "no relay holds the lease", "start `relay run`")
 	d.remedied(t, "routes", "no queue is bound to entity "+p.entity, "start a replica that follows it")
 	d.remedied(t, "migrations", "not applied: 00003", "run `relay migrate up`")
+
+	// One file for both sides, and only the master's database.
+	d = diagnose(t, "--config", p.config, "--database-url", p.masterURL)
+	d.remedied(t, "columns", "no such table", "--replica-url")
 }
 
 // A transaction that stays open is found on MariaDB, too, where the account may see it.

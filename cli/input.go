@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -28,7 +29,7 @@ func (i *input) Close() error { return i.close() }
 func openInput(cmd *cobra.Command, path string) (*input, error) {
 	if path == "-" || path == "" {
 		in, share := counted(cmd.InOrStdin())
-		return &input{untilDone(cmd.Context(), in), func() error { return nil }, share}, nil
+		return &input{plain(untilDone(cmd.Context(), in)), func() error { return nil }, share}, nil
 	}
 	f, err := os.Open(path) //nolint:gosec // the user names the file
 	if err != nil {
@@ -36,7 +37,7 @@ func openInput(cmd *cobra.Command, path string) (*input, error) {
 	}
 	in, share := counted(f)
 	if !strings.HasSuffix(path, ".gz") {
-		return &input{in, f.Close, share}, nil
+		return &input{plain(in), f.Close, share}, nil
 	}
 	z, err := gzip.NewReader(in)
 	if err != nil {
@@ -71,6 +72,25 @@ func (c *counting) Read(p []byte) (int, error) {
 	n, err := c.from.Read(p)
 	c.read.Add(int64(n))
 	return n, err
+}
+
+// unzipped refuses what is compressed: read as lines it would be a strange entity.
+type unzipped struct {
+	*bufio.Reader
+	begun bool
+}
+
+func plain(from io.Reader) io.Reader { return &unzipped{Reader: bufio.NewReader(from)} }
+
+// Read implements [io.Reader].
+func (u *unzipped) Read(p []byte) (int, error) {
+	if !u.begun {
+		u.begun = true
+		if magic, _ := u.Peek(2); string(magic) == "\x1f\x8b" { // its error comes again from Read
+			return 0, errors.New("the input is compressed by gzip: send it through gunzip, or name a file that ends in .gz")
+		}
+	}
+	return u.Reader.Read(p)
 }
 
 // gunzip names the file in its errors.

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/reconcile"
 )
 
@@ -65,6 +67,9 @@ func (c *loadCommand) load(cmd *cobra.Command, in *input, to reconcile.Replica) 
 	}
 	result, err := reconcile.Load(cmd.Context(), in, to, c.options)
 	p.end()
+	if errors.Is(err, consumer.ErrUnknownEntity) {
+		err = fmt.Errorf("%w; or this is no dump, whose first line is the CQRS ID alone", err)
+	}
 	switch {
 	case err != nil && c.options.Apart:
 		return fmt.Errorf("%w: %d rows cleared and %d loaded before that stay so", err, result.Cleared, result.Applied)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -210,7 +211,10 @@ func (c *statusCommand) lookAtOutbox(ctx context.Context) (*outboxStatus, error)
 		return nil, err
 	}
 	o, err := a.Overview(ctx)
-	if err != nil {
+	switch {
+	case dialect.IsForbidden(err):
+		return nil, fmt.Errorf("%w: GRANT SELECT on it", err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: is this the master's database, and was `relay migrate up` run?", err)
 	}
 	s := &outboxStatus{o.Pending, o.Oldest.Seconds(), o.Failing, o.Dead, o.Shards, []leaseStatus{}}

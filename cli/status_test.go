@@ -97,6 +97,12 @@ func TestStatusOfOneSide(t *testing.T) {
 	empty, url := testdb.Postgres(t)
 	_ = empty
 	relay(t, "status", "--database-url", url).expect(t, 1, "relay migrate up")
+	p.exec(p.master, `REVOKE SELECT ON outbox_leases FROM current_user`)
+	o = relay(t, "status", "--database-url", p.masterURL)
+	o.expect(t, 1, "outbox_leases", "GRANT")
+	if strings.Contains(o.stderr, "migrate") {
+		t.Errorf("a missing right is taken for a missing table: %v", o)
+	}
 	relay(t, "status").expect(t, 2, "--database-url and --broker-url are missing")
 	relay(t, "status", "--broker-url", p.brokerURL, "--queue", unique("nobody")).expect(t, 1, "there is no queue")
 	relay(t, "status", "--broker-url", p.brokerURL).expect(t, 1, "--queue is missing")

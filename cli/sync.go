@@ -112,7 +112,11 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 		if c.from, err = note.read(); err != nil {
 			return err
 		}
-		p.remark("resuming behind key %q", c.from)
+		if c.from == "" {
+			p.remark("this command was not broken off, or had other flags: beginning with the first row")
+		} else {
+			p.remark("resuming behind key %q", c.from)
+		}
 	}
 	options = append(options, outbox.SyncFrom(c.from), outbox.SyncReport(func(done outbox.SyncProgress) {
 		p.report(done.Rows)
@@ -121,7 +125,7 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 	done, err := m.Outbox.Sync(ctx, m.DB, c.entity, filter, c.queue, options...)
 	p.end()
 	if err != nil {
-		if done.Position != "" {
+		if done.Rows > 0 {
 			return fmt.Errorf("%w\n%d rows were sent, up to key %q: go on with --resume", err, done.Rows, done.Position)
 		}
 		return err

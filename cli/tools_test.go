@@ -154,7 +154,16 @@ func TestSyncResumesCommand(t *testing.T) {
 	if n := s.int(s.master, `SELECT count(DISTINCT key) FROM outbox`); n != 40 {
 		t.Errorf("%d rows were sent in both runs, want 40", n)
 	}
-	s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--resume").wantOut(t, "40 rows synced\n") // it was done: from the beginning
+	o = s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--resume") // it was done: from the beginning
+	o.wantOut(t, "40 rows synced\n")
+	o.expect(t, 0, "was not broken off", "first row")
+
+	// Nothing was sent, so there is nothing to go on with.
+	o = s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--from", "abc")
+	o.expect(t, 2, "does not fit")
+	if strings.Contains(o.stderr, "--resume") {
+		t.Errorf("a sync that has sent nothing is to be resumed: %s", o.stderr)
+	}
 }
 
 func TestDumpAndLoadCommands(t *testing.T) {
@@ -188,6 +197,18 @@ func TestDumpAndLoadCommands(t *testing.T) {
 	}
 	s.onReplica("", "load", "--input", zipped, "--clear").wantOut(t, "account: 3 rows cleared, 1 rows loaded, 0 skipped, 0 failed\n")
 
+	compressed, err := os.ReadFile(zipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.onReplica(string(compressed), "load", "--input", "-").expect(t, 1, "compressed by gzip", "gunzip")
+	s.onReplica(string(compressed), "diff", "replica").expect(t, 1, "compressed by gzip")
+	unnamed := filepath.Join(folder, "unnamed")
+	if err := os.WriteFile(unnamed, compressed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.onReplica("", "load", "--input", unnamed).expect(t, 1, "compressed by gzip", ".gz")
+
 	s.exec(s.master, `UPDATE accounts SET name = 'bad', cqrs_revision = 2 WHERE id = 2`)
 	bad := s.onMaster("", "dump", "--cqrs-id", "account", "--output", "-").out
 	o := s.onReplica(bad+"\nrubbish", "load", "-i", "-")
@@ -196,7 +217,7 @@ func TestDumpAndLoadCommands(t *testing.T) {
 		t.Errorf("printed %q", o.out)
 	}
 	s.onReplica("", "load", "-i", "-").expect(t, 1, "it is empty")
-	s.onReplica("nobody\n{}", "load", "-i", "-").expect(t, 2, "unknown entity", "nobody")
+	s.onReplica("nobody\n{}", "load", "-i", "-").expect(t, 2, "unknown entity", "nobody", "this is no dump")
 	s.onReplica("", "load", "-i", filepath.Join(folder, "none")).expect(t, 1, "no such file")
 	s.onReplica("", "load").expect(t, 2, "--input is missing")
 	s.onReplica("", "load", "-i", file, "--batch", "0").expect(t, 2, "--batch")

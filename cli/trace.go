@@ -139,7 +139,11 @@ func (c *traceCommand) databases(ctx context.Context, t *traced, file *configFil
 		url = c.databaseURL
 	}
 	if url != "" && replica != nil {
-		faults = append(faults, c.within(ctx, url, func(ctx context.Context, db *database) error { return t.replica(ctx, db, *replica, queue) }))
+		err := c.within(ctx, url, func(ctx context.Context, db *database) error { return t.replica(ctx, db, *replica, queue) })
+		if c.replicaURL == "" && dialect.IsMissingTable(err) {
+			err = fmt.Errorf("%w: if the replica has a database of its own, name it by --%s", err, flagReplica)
+		}
+		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }

@@ -97,6 +97,7 @@ func TestTrace(t *testing.T) {
 	if w := p.trace("99", all...); w.Master.Is != "none" || w.Replica.Is != "none" || len(w.Events) != 0 {
 		t.Errorf("a row that never was: %+v", w)
 	}
+	run(t, nil, "", "trace", p.entity, "2", "--config", p.config, "--database-url", p.masterURL).expect(t, 1, "account_ref", "--replica-url")
 	o := run(t, nil, "", append([]string{"trace", p.entity, "2", "--config", p.config}, all...)...)
 	o.expect(t, 0)
 	for _, want := range []string{p.entity + "/2\nmaster       revision 1, changed ", "pending      id ", "4 attempts, again at ", ": queue is full\n", "replica      revision 7, changed "} {

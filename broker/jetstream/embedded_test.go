@@ -82,6 +82,8 @@ func TestOneServerPerFolder(t *testing.T) {
 	if second, err := jetstream.Open(t.Context(), "jetstream+embedded://"+dir, jetstream.Config{}); err == nil {
 		mustClose(t, second)
 		t.Error("a second Broker could open the folder")
+	} else if !strings.Contains(err.Error(), "nats://") {
+		t.Errorf("the error names no remedy: %v", err)
 	}
 	mustClose(t, b)
 	mustClose(t, openDir(t, dir, jetstream.Config{}))
@@ -253,6 +255,15 @@ func TestForeignMessages(t *testing.T) {
 	}
 	same(t, "UUIDs", []string{"cqrs-1", "its id"}, []string{first[0].UUID, first[1].UUID})
 	same(t, "metadata", message.Metadata{"key": "value"}, first[1].Metadata)
+}
+
+// TestUnreachable: the error names each server, and neither user, password nor token.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	_, err := jetstream.Open(t.Context(), "nats://user:s3cret@127.0.0.1:1,nats://s3token@127.0.0.1:2", jetstream.Config{})
+	if err == nil || !strings.Contains(err.Error(), "nats://127.0.0.1:1,nats://127.0.0.1:2") || strings.Contains(err.Error(), "s3") {
+		t.Errorf("have %v, want an error that names the servers alone", err)
+	}
 }
 
 // TestConfigRejects: all faults are told at once.

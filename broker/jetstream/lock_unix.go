@@ -18,7 +18,7 @@ func lockDir(dir string) (unlock func(), err error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close() // nothing was written
-		return nil, fmt.Errorf("jetstream: embedded server: %s is in use by another broker: %w", dir, err)
+		return nil, fmt.Errorf("jetstream: embedded server: %s is in use by another broker: an embedded server serves one process; for several use nats://: %w", dir, err)
 	}
 	return func() { _ = f.Close() }, nil
 }

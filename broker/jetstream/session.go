@@ -41,7 +41,7 @@ func (b *Broker) connect(ctx context.Context, old *session) (*session, error) {
 	}
 	nc, err := nats.Connect(b.servers(old), opts...)
 	if err != nil {
-		return nil, fmt.Errorf("jetstream: connect: %w", withRemedy(err))
+		return nil, fmt.Errorf("jetstream: connect to %s: %w", b.target.shown(), withRemedy(err))
 	}
 	s.nc = nc
 	if err := b.prepare(ctx, s); err != nil {

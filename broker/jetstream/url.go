@@ -26,6 +26,20 @@ type target struct {
 	sync     time.Duration // its fsync interval; 0: before each confirmation
 }
 
+// shown names the servers for people: without users, for a user alone is a token.
+func (t target) shown() string {
+	if t.dir != "" {
+		return t.dir
+	}
+	hosts := strings.Split(t.servers, ",")
+	for i, server := range hosts {
+		if u, err := url.Parse(server); err == nil { // parseServers has read it before
+			hosts[i] = u.Scheme + "://" + u.Host
+		}
+	}
+	return strings.Join(hosts, ",")
+}
+
 // parse reads a broker URL, whose parameters go before the fields of cfg. Its
 // errors never hold the URL, nor what net/url says of it: both may contain a
 // password.

@@ -186,8 +186,12 @@ func (c *compiler) read(name string) (dialect.Lookup, error) {
 			return readOps(name, *column, words[n:])
 		}
 	}
-	return dialect.Lookup{}, fmt.Errorf("%q: unknown field %q (lookup %q): table %s has %s",
-		name, words[0], strings.Join(words[1:], "__"), c.table.Name, strings.Join(c.table.ColumnNames(), ", "))
+	lookup := ""
+	if len(words) > 1 {
+		lookup = fmt.Sprintf(" (lookup %q)", strings.Join(words[1:], "__"))
+	}
+	return dialect.Lookup{}, fmt.Errorf("%q: unknown field %q%s: table %s has %s",
+		name, words[0], lookup, c.table.Name, strings.Join(c.table.ColumnNames(), ", "))
 }
 
 func readOps(name string, column dialect.Column, words []string) (dialect.Lookup, error) {

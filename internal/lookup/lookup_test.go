@@ -223,7 +223,7 @@ func TestFaults(t *testing.T) {
 		{``, []string{"not a JSON object"}},
 		{`[1]`, []string{"not a JSON object"}},
 		{`{"id": }`, []string{"not a JSON object"}},
-		{`{"nome": 1}`, []string{`unknown field "nome"`, "id, name"}},
+		{`{"nome": 1}`, []string{`unknown field "nome": table`, "id, name"}},
 		{`{"nome__gt": 1}`, []string{`unknown field "nome"`, `lookup "gt"`}},
 		{`{"id__regex": 1}`, []string{`field "id" has no lookup "regex"`, "exact, iexact"}},
 		{`{"id__gt__lt": 1}`, []string{`field "id" has no lookup "gt__lt"`}},

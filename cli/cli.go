@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
 // Exit codes of [Main].
@@ -38,7 +40,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer, options 
 		return exitDone
 	}
 	text := strings.TrimPrefix(err.Error(), "relay: ")
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || dialect.Classify(err) == dialect.Canceled) { // or the server says so
 		text = "interrupted: " + text
 	}
 	fmt.Fprintf(stderr, "relay: %s\n", text)

@@ -122,6 +122,33 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// A statement that is interrupted may end with an error of the server's.
+func TestInterruptedStatement(t *testing.T) {
+	t.Parallel()
+	s := newSidesOn(t, migrations.Postgres, migrations.Postgres, 1)
+	dump := filepath.Join(t.TempDir(), "account.dump")
+	s.onMaster("", "dump", "--cqrs-id", "account", "-o", dump).expect(t, 0)
+	lock, err := s.replica.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Rollback() }()
+	if _, err := lock.ExecContext(t.Context(), `LOCK TABLE account_ref IN EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.replicaURL), "load", "--input", dump)
+	eventually(t, func() string {
+		if s.int(s.replica, `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'account_ref'::regclass`) == 0 {
+			return "load does not wait for the table"
+		}
+		return ""
+	})
+	p.signal(os.Interrupt)
+	if code, by := p.exit(patience); code != 1 || by != 0 || !strings.Contains(p.log.String(), "relay: interrupted: ") {
+		t.Errorf("exit code %d (%v), %q; want 1 and that it was interrupted", code, by, p.log.String())
+	}
+}
+
 // startReading is start with a pipe for standard input that stays open.
 func startReading(t *testing.T, env []string, args ...string) (*process, *os.File) {
 	t.Helper()

@@ -310,7 +310,7 @@ func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 		if r.work.Err() != nil {
 			return result{}, false
 		}
-		if took >= r.cfg.TransactionTimeout {
+		if took >= r.cfg.TransactionTimeout || r.cfg.StatementTimeout > 0 && dialect.Classify(err) == dialect.Canceled {
 			r.most = max(len(piece.messages)/2, 1)
 		}
 		if dialect.Classify(err) == dialect.Conflict && conflicts < conflictAttempts {
@@ -338,9 +338,13 @@ func (r *runner) piece(p part) (piece part, rest []*incoming) {
 }
 
 // quicker lets transactions grow again when one of the most messages took little
-// of its time.
+// of its time, and of a statement's.
 func (r *runner) quicker(messages int, took time.Duration) {
-	if r.most == 0 || messages < r.most || took > r.cfg.TransactionTimeout/4 {
+	limit := r.cfg.TransactionTimeout
+	if r.cfg.StatementTimeout > 0 {
+		limit = min(limit, r.cfg.StatementTimeout)
+	}
+	if r.most == 0 || messages < r.most || took > limit/4 {
 		return
 	}
 	if r.most *= 2; r.most >= r.cfg.BatchSize {

@@ -65,8 +65,8 @@ type Config struct {
 	TransactionTimeout time.Duration
 	// StatementTimeout bounds each statement that writes to a replica table and
 	// each of a handler's. One that takes longer is logged; a handler's counts as
-	// its error, a table's as an outage of the database. Zero means none but the
-	// transaction's.
+	// its error, a table's as an outage of the database, after which half of the
+	// messages are tried at a time. Zero means none but the transaction's.
 	StatementTimeout time.Duration
 	// Workers is how many handlers run at a time, each with another key. Zero
 	// means 8. SQLite has one writer at a time, so there handlers with a

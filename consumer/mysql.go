@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -85,14 +86,29 @@ func (m *mysql) lock(ctx context.Context, tx *sql.Tx, batch []*incoming) error {
 	return nil
 }
 
+// mayBeNumbered reports whether a key has a 0, which MySQL takes for the next number in
+// an AUTO_INCREMENT column unless its mode is NO_AUTO_VALUE_ON_ZERO.
+func (k *subject) mayBeNumbered() bool { return slices.Contains(k.key(), any(int64(0))) }
+
+// numbered returns an error for an inserted row of key 0 to which MySQL has given
+// another number.
+func (k *subject) numbered(done sql.Result) error {
+	if id, err := done.LastInsertId(); err != nil || id == 0 {
+		return nil //nolint:nilerr // the driver knows of no numbers
+	}
+	return k.messages[0].in.fault(nil, nil, errors.New("key 0 is the next number for an AUTO_INCREMENT column: "+
+		"take AUTO_INCREMENT from the column, or add NO_AUTO_VALUE_ON_ZERO to the session's sql_mode"))
+}
+
 // mysqlPlain reports whether no other text of a key is equal to this one for MySQL,
 // so that a stored key is recognized by its text: true of whole numbers, UUIDs,
 // binary strings, and of text that does not end in spaces, which do not count in
-// most collations.
+// most collations. 0 is told apart because it may stand for the next number, see
+// [subject.mayBeNumbered].
 func mysqlPlain(column *dialect.Column, value any) bool {
 	switch column.Base {
 	case "tinyint", "smallint", "mediumint", "int", "bigint":
-		return !strings.HasPrefix(column.Type, "tinyint(1)")
+		return value != int64(0) && !strings.HasPrefix(column.Type, "tinyint(1)")
 	case "uuid", "binary", "varbinary":
 		return true
 	case "char", "varchar":

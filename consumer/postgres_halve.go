@@ -26,7 +26,10 @@ func (iso *isolation) halve(ctx context.Context, batch []*incoming) error {
 		if _, err := tx.ExecContext(ctx, dialect.ReplicaImmediate); err != nil {
 			return fmt.Errorf("consumer: isolate: %w", err)
 		}
-		return iso.try(ctx, tx, byTable(batch))
+		if !remakes(batch) {
+			batch = byTable(batch)
+		}
+		return iso.try(ctx, tx, batch)
 	})
 }
 

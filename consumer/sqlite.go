@@ -44,10 +44,15 @@ func (s *sqlite) together(ctx context.Context, all []*bound) (r result, err erro
 }
 
 // apart applies each message in a transaction of its own: for constraints that
-// speak up at the commit, and for what rolls a transaction back.
+// speak up at the commit, and for what rolls a transaction back. Those of a table
+// come before those of the next, unless rows are made anew.
 func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
 	all := result{isolated: true}
-	for _, messages := range tables(batch) {
+	parts := [][]*bound{batch}
+	if len(lateDeletions(batch)) == 0 {
+		parts = tables(batch)
+	}
+	for _, messages := range parts {
 		for _, b := range messages {
 			r, err := s.together(ctx, []*bound{b})
 			cause, refused := refusedBy(err)

@@ -85,3 +85,39 @@ func TestStatementTimeoutOfHandlers(t *testing.T) {
 		}
 	})
 }
+
+// TestStatementOfTooManyRows: rows that are each fast enough are applied, though a
+// statement with all of them takes too long.
+func TestStatementOfTooManyRows(t *testing.T) {
+	t.Parallel()
+	slow := map[Dialect][]string{
+		Postgres: {
+			`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END $$`,
+			`CREATE TRIGGER wait BEFORE INSERT ON account_ref FOR EACH ROW EXECUTE FUNCTION wait()`,
+		},
+		MySQL: {`CREATE TRIGGER wait BEFORE INSERT ON account_ref FOR EACH ROW DO SLEEP(0.01)`},
+	}
+	for d, statements := range slow {
+		t.Run(string(d), func(t *testing.T) {
+			t.Parallel()
+			r, run := twoEntities(t, d, Config{StatementTimeout: 250 * time.Millisecond})
+			for _, statement := range statements {
+				mustExec(t, r.db, statement)
+			}
+			if err := r.Pause("account"); err != nil {
+				t.Fatal(err)
+			}
+			for key := range 60 {
+				run.broker.deliver(save(key, 1, "x"))
+			}
+			eventually(t, "all are held", func() bool { return r.Stats().Received == 60 })
+			if err := r.Resume("account"); err != nil {
+				t.Fatal(err)
+			}
+			run.awaitAcked(t, 60)
+			if s := r.Stats(); s.Applied != 60 || s.Pauses == 0 || s.Retried != 0 {
+				t.Errorf("have %+v, want 60 applied after a pause", s)
+			}
+		})
+	}
+}

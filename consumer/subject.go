@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/lockstep-go/lockstep/event"
@@ -153,6 +154,7 @@ func (d *decider) bind(in *incoming, place int) *bound {
 		b.plain = b.plain && d.plain(column, value)
 	}
 	if in.signal == event.Delete {
+		b.unkeyed = d.unburied(in)
 		return b
 	}
 	b.columns = make([]any, len(in.to.Columns))
@@ -170,6 +172,19 @@ func (d *decider) bind(in *incoming, place int) *bound {
 		b.size += sizeOf(value)
 	}
 	return b
+}
+
+// unburied returns an error for a DELETE of which no tombstone can be left on MySQL.
+// The row would be gone before that is seen.
+func (d *decider) unburied(in *incoming) error {
+	switch {
+	case d.dialect != dialect.MySQL:
+	case len(in.key) > dialect.MySQLTombstoneKey:
+		return in.fault(nil, nil, fmt.Errorf("the key has %d bytes, more than the %d of a tombstone's", len(in.key), dialect.MySQLTombstoneKey))
+	case in.Updated.Year() < 0 || in.Updated.Year() > 9999:
+		return in.fault(nil, nil, fmt.Errorf("%s is of the year %d, which datetime(6) does not hold", event.FieldUpdated, in.Updated.Year()))
+	}
+	return nil
 }
 
 func sizeOf(value any) int {

@@ -25,7 +25,7 @@ func (w *writing) all(ctx context.Context, batch []*bound) error {
 		w.again = batch
 		return w.singly(ctx)
 	}
-	for _, messages := range tables(batch) {
+	for _, messages := range tables(w.putOff(batch)) {
 		if err := w.table(ctx, messages); err != nil {
 			return err
 		}
@@ -163,14 +163,12 @@ func (w *writing) groups(what string, rows []*subject) [][]*subject {
 	return groups
 }
 
-// saves returns the statement for a row. On MySQL a row is overwritten only where
-// the insertion in that statement is sure to meet it: 0 may stand for the next
-// number in an AUTO_INCREMENT column.
+// saves returns the statement for a row.
 func (w *writing) saves(k *subject) string {
 	switch {
 	case k.have.presence != row:
 		return taskInsert
-	case !w.overwrites(k.to), w.dialect == dialect.MySQL && k.key()[0] == int64(0):
+	case !w.overwrites(k.to):
 		return taskUpdate
 	}
 	return taskOverwrite
@@ -277,13 +275,28 @@ func (w *writing) once(ctx context.Context, b *bound) error {
 	default:
 		what = []string{taskBury}
 	}
-	for _, what := range what {
-		if err := w.put(ctx, what, []*subject{k}); err != nil {
-			return err
-		}
+	if err := w.change(ctx, k, what); err != nil {
+		return err
 	}
 	w.settle(k)
 	return nil
+}
+
+// change runs a key's statements. One that fails on data leaves no trace, nor do those
+// before it.
+func (w *writing) change(ctx context.Context, k *subject, what []string) error {
+	run := func() error {
+		for _, what := range what {
+			if err := w.put(ctx, what, []*subject{k}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(what) > 0 && (w.dialect == dialect.SQLite || what[0] == taskInsert && k.mayBeNumbered()) {
+		return attempt(ctx, w.tx, run)
+	}
+	return run()
 }
 
 // blame makes a *DataError of an error on data, with the column that the server names.

@@ -124,7 +124,7 @@ func (w *writing) spread(ctx context.Context, what string, keys []*subject) erro
 func (w *writing) attempt(ctx context.Context, what string, part []*subject) error {
 	run := func() error { return w.put(ctx, what, part) }
 	var err error
-	if w.dialect == dialect.SQLite && len(part) > 1 { // a trigger's RAISE(FAIL) leaves the rows before
+	if w.dialect == dialect.SQLite { // a trigger's RAISE(FAIL) leaves what was written before it
 		err = attempt(ctx, w.tx, run)
 	} else {
 		err = run()
@@ -192,9 +192,12 @@ func (w *writing) put(ctx context.Context, what string, keys []*subject) error {
 		args = keyTexts(keys)
 	}
 	t := newTask(keys[0].to, what, absent, len(keys))
-	ctx, done := w.limit(ctx)
-	defer done()
-	_, err := w.with(ctx, w.tx, t, func() string { return t.text(w.dialect) }).ExecContext(ctx, args...)
+	ctx, cancel := w.limit(ctx)
+	defer cancel()
+	done, err := w.with(ctx, w.tx, t, func() string { return t.text(w.dialect) }).ExecContext(ctx, args...)
+	if err == nil && what == taskInsert && w.dialect == dialect.MySQL && keys[0].mayBeNumbered() {
+		return keys[0].numbered(done)
+	}
 	return w.about(t, w.ended(ctx, err))
 }
 

@@ -43,6 +43,9 @@ ON DUPLICATE KEY UPDATE revision = VALUES(revision), updated = VALUES(updated), 
 	revive: "DELETE FROM {tombstones} WHERE replica = {replica} AND `key` IN ({marks})",
 }
 
+// MySQLTombstoneKey is how many bytes the key of a tombstone has at most.
+const MySQLTombstoneKey = 2800
+
 // ReplicaLock are MySQL's statements about the lock that a transaction takes on a
 // replica table before it reads: shared for SAVEs and SYNCs, exclusive for a batch
 // with a DELETE, so that no SAVE that began before it slips past a tombstone it

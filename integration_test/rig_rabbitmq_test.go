@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -21,8 +22,8 @@ type node struct {
 
 const nodeName = "lockstep-test@localhost" // the machine's own name may not resolve
 
-// newNode makes a node with the lines of a rabbitmq.conf and starts it.
-func newNode(t *testing.T, conf string) *node {
+// newNode makes a node with the lines of a rabbitmq.conf and with plugins, and starts it.
+func newNode(t *testing.T, conf string, plugins ...string) *node {
 	t.Helper()
 	// Debian's programs in /usr/sbin change the user; those beside the library
 	// are RabbitMQ's own.
@@ -30,7 +31,7 @@ func newNode(t *testing.T, conf string) *node {
 	program := func(name string) string { return program(t, name, "rabbitmq-server", n.folders...) }
 	rabbit, epmd := program("rabbitmq-server"), program("epmd")
 	dir := scratch(t, nil)
-	for name, text := range map[string]string{"rabbitmq.conf": conf, "plugins": "[]."} {
+	for name, text := range map[string]string{"rabbitmq.conf": conf, "plugins": "[" + strings.Join(plugins, ",") + "]."} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

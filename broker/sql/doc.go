@@ -75,8 +75,9 @@
 // # Failure
 //
 // Every call ends within [Config.ConfirmTimeout], publishing within twice that. A server that has been
-// frozen or cut off is given up after that time, too. Lost connections are made again, for ever. Errors and
-// logs never contain a password.
+// frozen or cut off is given up after that time, too; the locks of a process that has been frozen end after
+// [Config.Lease], those of binding and deleting after ConfirmTimeout. Lost connections are made again,
+// for ever. Errors and logs never contain a password.
 //
 // A [Broker] is safe for concurrent use.
 package sql

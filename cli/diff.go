@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -86,10 +88,12 @@ func (c *diffCommand) compare(ctx context.Context, cmd *cobra.Command, m reconci
 	p := newProgress(cmd, c.quiet, "diff "+c.entity, total)
 	defer p.end()
 	var failed error
+	ahead := false
 	summary, err := reconcile.Compare(ctx, m, to, c.entity, reconcile.CompareOptions{
 		Filter: c.orAll(), Fields: c.fields, Batch: c.batch, Progress: p.report,
 		Found: func(d reconcile.Difference) {
 			p.end()
+			ahead = ahead || d.What == reconcile.Revision && d.Replica > d.Master
 			if c.asJSON {
 				failed = errors.Join(failed, printJSON(cmd, d))
 				return
@@ -107,7 +111,7 @@ func (c *diffCommand) compare(ctx context.Context, cmd *cobra.Command, m reconci
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: %d rows compared, %d differ: %d missing, %d extra, %d of another revision, %d with other values\n",
 			summary.Entity, summary.Rows, summary.Differences(), summary.Missing, summary.Extra, summary.Revision, summary.Fields)
 	}
-	remedies(p, summary)
+	remedies(p, summary, ahead)
 	if err == nil && c.exitCode && summary.Differences() > 0 {
 		err = fmt.Errorf("%d rows of %s differ", summary.Differences(), c.entity)
 	}
@@ -115,9 +119,12 @@ func (c *diffCommand) compare(ctx context.Context, cmd *cobra.Command, m reconci
 }
 
 // remedies says what to do about differences that do not go away by themselves.
-func remedies(p *progress, s reconcile.Summary) {
+func remedies(p *progress, s reconcile.Summary, ahead bool) {
 	if s.Missing+s.Revision > 0 {
 		p.remark("missing or of another revision, and not under way: `relay diff master | relay diff replica | relay diff sync`")
+	}
+	if ahead {
+		p.remark(`a higher revision in the replica, as after a restore of the master: relay sync --force --cqrs-id %s --filter '{"pk__in": […]}'`, s.Entity)
 	}
 	if s.Fields > 0 {
 		p.remark(`other values: relay sync --cqrs-id %s --filter '{"pk__in": […]}'`, s.Entity)
@@ -128,17 +135,21 @@ func remedies(p *progress, s reconcile.Summary) {
 }
 
 func printDifference(cmd *cobra.Command, d reconcile.Difference) {
-	out := cmd.OutOrStdout()
+	out, key := cmd.OutOrStdout(), string(d.Key)
+	var columns string
+	if json.Unmarshal(d.Key, &columns) == nil && strings.HasPrefix(columns, "[") {
+		key = columns // of several columns: as `relay trace` takes it
+	}
 	switch d.What {
 	case reconcile.Missing:
-		fmt.Fprintf(out, "missing  %s  master has revision %d\n", d.Key, d.Master)
+		fmt.Fprintf(out, "missing  %s  master has revision %d\n", key, d.Master)
 	case reconcile.Extra:
-		fmt.Fprintf(out, "extra    %s  replica has revision %d\n", d.Key, d.Replica)
+		fmt.Fprintf(out, "extra    %s  replica has revision %d\n", key, d.Replica)
 	default:
-		fmt.Fprintf(out, "%-8s %s  master has revision %d, replica %d\n", d.What, d.Key, d.Master, d.Replica)
+		fmt.Fprintf(out, "%-8s %s  master has revision %d, replica %d\n", d.What, key, d.Master, d.Replica)
 	}
 	for _, f := range d.Fields {
-		fmt.Fprintf(out, "         %s  %s: master %s, replica %s\n", d.Key, f.Name, f.Master, f.Replica)
+		fmt.Fprintf(out, "         %s  %s: master %s, replica %s\n", key, f.Name, f.Master, f.Replica)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/cli"
 	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
@@ -163,6 +165,35 @@ func TestSyncResumesCommand(t *testing.T) {
 	o.expect(t, 2, "does not fit")
 	if strings.Contains(o.stderr, "--resume") {
 		t.Errorf("a sync that has sent nothing is to be resumed: %s", o.stderr)
+	}
+}
+
+// A difference shows its key as `relay trace` takes it, and a replica that is ahead of its
+// master another remedy.
+func TestDiffOfSeveralColumns(t *testing.T) {
+	t.Parallel()
+	master, masterURL := testdb.Postgres(t)
+	replica, replicaURL := testdb.Postgres(t)
+	for db, revision := range map[*sql.DB]int{master: 1, replica: 7} {
+		_, err := db.ExecContext(t.Context(), fmt.Sprintf(`CREATE TABLE shelves (region text, number int,
+			cqrs_revision bigint NOT NULL DEFAULT %d, cqrs_updated timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (region, number));
+			INSERT INTO shelves VALUES ('eu', 7)`, revision))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, url := range []string{masterURL, replicaURL} {
+		mustRelay(t, "migrate", "up", "--database-url", url)
+	}
+	config := writeFile(t, "lockstep.yaml", `
+entities: {shelf: {table: shelves, key: [region, number]}}
+queue: billing
+replicas: {shelf: {table: shelves, key: [region, number]}}
+`)
+	o := relay(t, "diff", "--cqrs-id", "shelf", "--config", config, "--master-url", masterURL, "--replica-url", replicaURL)
+	o.expect(t, 0, "relay sync --force --cqrs-id shelf")
+	if !strings.Contains(o.out, `revision ["eu","7"]  master has revision 1, replica 7`) {
+		t.Errorf("printed: %v", o)
 	}
 }
 

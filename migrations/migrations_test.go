@@ -380,7 +380,7 @@ func TestSQL(t *testing.T) {
 
 // notifies checks the one thing in the migrations that is more than a table: the
 // trigger tells a sleeping relay of a new row, also when the writer's search path
-// does not lead to the lease.
+// does not lead to the lease, and does not tell one that works.
 func notifies(t *testing.T, db *sql.DB, dsn string) {
 	t.Helper()
 	schema := queryText(t, db, `SELECT current_schema()`)
@@ -398,15 +398,31 @@ func notifies(t *testing.T, db *sql.DB, dsn string) {
 	if _, err := conn.ExecContext(t.Context(), `SET search_path = pg_catalog`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.ExecContext(t.Context(), `INSERT INTO "`+schema+`".outbox (topic, payload) VALUES ('t', 'p')`); err != nil {
-		t.Fatal(err)
+	run := func(statement string) {
+		t.Helper()
+		if _, err := conn.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
 	}
+	insert := `INSERT INTO "` + schema + `".outbox (topic, payload) VALUES ('t', 'p')`
+	run(`UPDATE "` + schema + `".outbox_leases SET asleep = false`)
+	run(insert) // to a relay that works it says nothing, for that costs every writer a lock of the server
+	run(`SELECT pg_notify('lockstep_outbox', '` + schema + ` is awake')`)
+	run(`UPDATE "` + schema + `".outbox_leases SET asleep = true`)
+	run(insert)
+	awake := true
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for { // others notify on this server, too
 		select {
 		case n := <-listener.NotificationChannel():
-			if n != nil && n.Extra == schema {
+			switch {
+			case n == nil:
+			case n.Extra == schema+" is awake":
+				awake = false
+			case n.Extra == schema && awake:
+				t.Fatal("a writer notified a relay that does not sleep")
+			case n.Extra == schema:
 				return
 			}
 		case <-ctx.Done():

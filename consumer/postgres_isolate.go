@@ -174,7 +174,7 @@ func (iso *isolation) acquit(ctx context.Context, a accusation) error {
 func (r *result) fail(in *incoming, err error) { r.failures = append(r.failures, failure{in, err}) }
 
 // violators returns the messages of the batch that violate a constraint as
-// things are stored now. None may only mean that there is no telling.
+// things are stored now, and are not stale: those are never written. None may only mean that there is no telling.
 func (iso *isolation) violators(ctx context.Context, constraint string, batch []*incoming) ([]*incoming, error) {
 	if constraint == "" {
 		return nil, nil
@@ -228,7 +228,7 @@ func (iso *isolation) meeting(ctx context.Context, to *replica, c condition, gro
 		if i > 0 {
 			objects = append(objects, ',')
 		}
-		objects = append(in.appendValues(objects, where), '}')
+		objects = append(in.appendStale(in.appendValues(objects, where)), '}')
 	}
 	rows, err := iso.db.QueryContext(ctx, to.PostgresFind(c.text, where), append(objects, ']'))
 	if err != nil {

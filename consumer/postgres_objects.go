@@ -1,9 +1,11 @@
 package consumer
 
 import (
+	"math"
 	"slices"
 	"strconv"
 
+	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
@@ -45,6 +47,21 @@ func (in *incoming) appendValues(b []byte, where dialect.Where) []byte {
 			b = strconv.AppendInt(append(b, `,"`+dialect.MemberColumn...), int64(i), 10)
 			b = append(append(b, `":`...), value...)
 		}
+	}
+	return b
+}
+
+// appendStale writes the members that tell whether the message is stale.
+func (in *incoming) appendStale(b []byte) []byte {
+	held := in.Revision
+	if in.signal == event.Sync && held < math.MaxInt64 {
+		held++
+	}
+	if !in.always() {
+		b = strconv.AppendInt(append(b, `,"`+dialect.MemberHeld+`":`...), held, 10)
+	}
+	if !in.first() {
+		b = strconv.AppendInt(append(b, `,"`+dialect.MemberDead+`":`...), in.Revision, 10)
 	}
 	return b
 }

@@ -59,6 +59,10 @@ const (
 	// MemberPass is a revision that replaces a tombstone of a lower one; absent,
 	// it is the object's own.
 	MemberPass = "p"
+	// MemberHeld and MemberDead are the lowest revisions of a stored row and of a
+	// tombstone that make the object stale, where that depends on revisions alone.
+	MemberHeld = "h"
+	MemberDead = "d"
 	// MemberFirst is the time of a first revision from a master that starts
 	// again at 0 under a used key; it replaces an earlier tombstone.
 	MemberFirst = "f"
@@ -288,8 +292,9 @@ func (r *Replica) OtherKey() string {
 }
 
 // PostgresFind returns the query for the objects that meet a condition over a
-// row r of the key and the chosen columns. Its parameter is that of
-// [Replica.PostgresSave], its result their places from 1.
+// row r of the key and the chosen columns, but for those that are stale anyway. Its
+// parameter is that of [Replica.PostgresSave], but with the members MemberHeld and
+// MemberDead, its result their places from 1.
 func (r *Replica) PostgresFind(condition string, where Where) string {
 	members, names, _ := r.postgresMembers(where)
 	var columns strings.Builder
@@ -304,9 +309,13 @@ func (r *Replica) PostgresFind(condition string, where Where) string {
 	_, key := postgresMember(r.Key, "m."+MemberKey)
 	return fmt.Sprintf(`
 SELECT n
-FROM (SELECT %s AS %s%s, m.n
-      FROM ROWS FROM (json_to_recordset($1) AS (%s)) WITH ORDINALITY AS m (%s, n)) r
-WHERE %s`, key, Postgres.QuoteColumn(r.Key.Name), columns.String(), members, names, condition)
+FROM (SELECT %s AS %s%s, m.n, m.h AS lockstep_held, m.d AS lockstep_dead, %s AS lockstep_text
+      FROM ROWS FROM (json_to_recordset($1) AS (%s, h bigint, d bigint)) WITH ORDINALITY AS m (%s, h, d, n)) r
+WHERE (%s)
+  AND NOT EXISTS (SELECT FROM %s t WHERE %s AND t.cqrs_revision >= lockstep_held)
+  AND NOT EXISTS (SELECT FROM %s d WHERE d.replica = %s AND d.key = lockstep_text AND d.revision >= lockstep_dead)`,
+		key, Postgres.QuoteColumn(r.Key.Name), columns.String(), r.keyText("m."), members, names, condition,
+		Postgres.Quote(r.Table), r.eachKey(Postgres, "t.%[1]s = r.%[1]s", " AND "), TombstoneTable, Postgres.QuoteText(r.Table))
 }
 
 // PostgresTry returns a statement that only converts one value, given as a JSON

@@ -107,10 +107,41 @@ func (c *cluster) whole(t *testing.T) {
 			}
 			if n.srv.JetStreamIsLeader() {
 				leaders++
+				if !c.present(n) {
+					return false
+				}
 			}
 		}
 		return leaders == 1
 	})
+}
+
+// present reports whether the leader of all streams sees the others, without which it
+// places no stream on them.
+func (c *cluster) present(leader *clusterNode) bool {
+	info, err := leader.srv.Jsz(nil)
+	return err == nil && info.Meta != nil && len(info.Meta.Replicas) == len(c.nodes)-1 &&
+		!slices.ContainsFunc(info.Meta.Replicas, func(p *server.PeerInfo) bool { return p.Offline || !p.Current })
+}
+
+// describe says how the streams and their consumers stand.
+func (c *cluster) describe() string {
+	var all []string
+	for _, n := range c.nodes {
+		info, err := n.srv.Jsz(&server.JSzOptions{Accounts: true, Streams: true, Consumer: true})
+		if err != nil || len(info.AccountDetails) == 0 {
+			all = append(all, fmt.Sprintf("%s: %v", n.opts.ServerName, err))
+			continue
+		}
+		for _, s := range info.AccountDetails[0].Streams {
+			text := fmt.Sprintf("%s: %s %d to %d (%d)", n.opts.ServerName, s.Name, s.State.FirstSeq, s.State.LastSeq, s.State.Msgs)
+			for _, q := range s.Consumer {
+				text += fmt.Sprintf(", %s delivered %d, acked %d, pending %d, unacked %d", q.Name, q.Delivered.Stream, q.AckFloor.Stream, q.NumPending, q.NumAckPending)
+			}
+			all = append(all, text)
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // leader returns the server that leads the stream.
@@ -311,7 +342,14 @@ func TestCluster(t *testing.T) {
 	var order []string // as each came first: repeats are allowed
 	seen := map[string]bool{}
 	for witness := subscribe(t, subscriber, "witness"); len(order) < published; {
-		msg := next(t, witness, 30*time.Second)
+		var msg *message.Message
+		select {
+		case msg = <-witness:
+		case <-time.After(time.Minute):
+			missing := slices.DeleteFunc(bodies(0, published), func(body string) bool { return seen[body] })
+			t.Fatalf("the witness misses %d of %d messages, %s to %s: none came within a minute. Of the stream is known: %s",
+				len(missing), published, missing[0], missing[len(missing)-1], c.describe())
+		}
 		if body := string(msg.Payload); !seen[body] {
 			seen[body] = true
 			order = append(order, body)

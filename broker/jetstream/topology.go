@@ -146,9 +146,9 @@ func (b *Broker) declareQueue(ctx context.Context, s *session, queue string, top
 	}
 	info, err := s.consumer(ctx, queue)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		_, err = s.stream.CreateConsumer(ctx, b.queueConfig(queue, want))
+		err = b.createQueue(ctx, s, queue, want)
 		if err == nil || errors.Is(err, jetstream.ErrConsumerExists) { // another was faster
-			info, err = s.consumer(ctx, queue)
+			info, err = s.everywhere(ctx, queue)
 		}
 	}
 	if err == nil {
@@ -169,6 +169,44 @@ func (s *session) consumer(ctx context.Context, queue string) (*jetstream.Consum
 		return nil, err
 	}
 	return c.CachedInfo(), nil
+}
+
+// createQueue makes a queue's consumer. The queue gets what is published after it was
+// bound. The place where that begins is given as a number: each server of a cluster would
+// take "what is new" to begin where it stands itself, and anew whenever it starts, and
+// would drop what is older once other queues have it.
+func (b *Broker) createQueue(ctx context.Context, s *session, queue string, filters []string) error {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return err
+	}
+	cfg := b.queueConfig(queue, filters)
+	cfg.OptStartSeq = info.State.LastSeq + 1
+	_, err = s.stream.CreateConsumer(ctx, cfg)
+	return err
+}
+
+// spreadPause is the time between looks at the servers of a cluster.
+const spreadPause = 20 * time.Millisecond
+
+// everywhere returns a new queue's consumer when all servers of its cluster that are
+// there have it. One that has not yet would drop messages that the other queues have
+// acknowledged, and be without them when it leads the stream.
+func (s *session) everywhere(ctx context.Context, queue string) (*jetstream.ConsumerInfo, error) {
+	for {
+		info, err := s.consumer(ctx, queue)
+		if err != nil {
+			return nil, err
+		}
+		lags := func(p *jetstream.PeerInfo) bool { return !p.Current && !p.Offline }
+		others := s.stream.CachedInfo().Config.Replicas - 1
+		if others <= 0 || info.Cluster != nil && len(info.Cluster.Replicas) >= others && !slices.ContainsFunc(info.Cluster.Replicas, lags) {
+			return info, nil
+		}
+		if !sleep(ctx, spreadPause) {
+			return nil, fmt.Errorf("some servers of the cluster do not have it yet: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // addFilters adds to a consumer's filters. The server can only replace them as
@@ -245,8 +283,7 @@ func (b *Broker) queueConfig(queue string, filters []string) jetstream.ConsumerC
 		AckPolicy:      jetstream.AckExplicitPolicy,
 		AckWait:        b.cfg.AckWait,
 		MaxDeliver:     -1,
-		// A queue gets what is published after it was bound.
-		DeliverPolicy: jetstream.DeliverNewPolicy,
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 		// Each subscription limits itself to Prefetch. A limit for the whole
 		// queue would let a vanished process block the others.
 		MaxAckPending: -1,

@@ -47,7 +47,11 @@ func TestCheckComparesWithTheDatabase(t *testing.T) {
 	onEach(t, func(t *testing.T, m master) {
 		m.exec(t, `CREATE TABLE bare (id INTEGER PRIMARY KEY, name TEXT)`)
 		m.exec(t, `CREATE TABLE loose (id INTEGER, cqrs_revision BIGINT, cqrs_updated TEXT)`)
+		m.exec(t, `CREATE TABLE half (id INTEGER PRIMARY KEY, cqrs_revision BIGINT)`)
+		m.exec(t, `CREATE TABLE rest (id INTEGER PRIMARY KEY, cqrs_updated TEXT)`)
 		ob, err := outbox.New(outbox.Config{Dialect: m.dialect, Entities: []outbox.Entity{
+			{ID: "half", Table: "half"},
+			{ID: "rest", Table: "rest"},
 			{ID: "good", Table: "accounts"},
 			{ID: "missing", Table: "nowhere"},
 			{ID: "keyless", Table: "accounts", Key: "number"},
@@ -59,12 +63,15 @@ func TestCheckComparesWithTheDatabase(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		quote := map[bool]string{true: "`", false: `"`}[m.dialect == outbox.MySQL]
 		err = ob.Check(t.Context(), m.DB)
 		for _, part := range []string{
 			"entity missing: table nowhere does not exist",
 			`entity keyless: table accounts has no column "number" for the key: correct Key; it has id, name, balance`,
 			`entity fields: table accounts has no column "nam"`,
-			"entity bare: table bare lacks cqrs_revision or cqrs_updated", "ADD COLUMN cqrs_revision",
+			"entity bare: table bare lacks cqrs_revision and cqrs_updated", "ADD COLUMN cqrs_revision",
+			"entity half: table half lacks cqrs_updated: ", "half" + quote + " ADD COLUMN cqrs_updated",
+			"entity rest: table rest lacks cqrs_revision: ", "rest" + quote + " ADD COLUMN cqrs_revision",
 			`entity loose: table loose may hold several rows with one "id"`,
 			"entity injection: table",
 		} {

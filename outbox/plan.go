@@ -179,8 +179,14 @@ func (ob *Outbox) checkColumns(e Entity, table *dialect.Table) error {
 	}
 	absent("Fields", e.Fields)
 	absent("Tracked", e.Tracked)
-	if table.Column(event.FieldRevision) == nil || table.Column(event.FieldUpdated) == nil {
-		fault("lacks %s or %s: %w: add them with\n%s", event.FieldRevision, event.FieldUpdated, ErrNotMigrated, ob.dialect.VersionColumns(e.Table))
+	revision, updated := table.Column(event.FieldRevision) != nil, table.Column(event.FieldUpdated) != nil
+	switch {
+	case !revision && !updated:
+		fault("lacks %s and %s: %w: add them with\n%s", event.FieldRevision, event.FieldUpdated, ErrNotMigrated, ob.dialect.VersionColumns(e.Table))
+	case !revision:
+		fault("lacks %s: %w: add it with\n%s", event.FieldRevision, ErrNotMigrated, ob.dialect.AddColumn(e.Table, event.FieldRevision))
+	case !updated:
+		fault("lacks %s: %w: add it with\n%s", event.FieldUpdated, ErrNotMigrated, ob.dialect.AddColumn(e.Table, event.FieldUpdated))
 	}
 	return errors.Join(faults...)
 }

@@ -86,7 +86,7 @@ func (d *dialer) dialHost(ctx context.Context, url string) (*conn, error) {
 		if c.sock != nil {
 			c.cut()
 		}
-		return nil, withRemedy(err)
+		return nil, withRemedy(url, err)
 	}
 	c.lost = c.NotifyClose(make(chan *amqp.Error, 1))
 	c.blockings = c.NotifyBlocked(make(chan amqp.Blocking, 8))

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strings"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // Query parameters about TLS. amqp091 reads the files anew for each connection, so renewed
@@ -53,7 +56,7 @@ func (c Config) checkTLS(u *url.URL, query url.Values) error {
 }
 
 // withRemedy says what to do about a TLS handshake that failed.
-func withRemedy(err error) error {
+func withRemedy(url string, err error) error {
 	remedy := ""
 	switch {
 	case err == nil:
@@ -64,8 +67,17 @@ func withRemedy(err error) error {
 		remedy = "connect to a name that is in the server's certificate, or give that name: " + paramServerName + "=NAME in the URL"
 	case errors.As(err, new(tls.RecordHeaderError)):
 		remedy = "the server does not speak TLS on this port: RabbitMQ's for TLS is 5671, others take amqp://"
+	case strings.HasPrefix(url, "amqps:") && hungUp(err):
+		remedy = "the server may want a client's certificate that it can verify: " + paramCert + "=FILE and " + paramKey + "=FILE in the URL"
 	default:
 		return err
 	}
 	return fmt.Errorf("%w; %s", err, remedy)
+}
+
+// hungUp reports whether a server that speaks TLS ended the connection before AMQP
+// began, as it does when it misses a client's certificate. Its reason is in the error
+// if it came before our next write failed.
+func hungUp(err error) bool {
+	return errors.Is(err, amqp.ErrClosed) || strings.Contains(err.Error(), "tls: ")
 }

@@ -44,6 +44,9 @@ const (
 // violated of late.
 func (iso *isolation) suspect(ctx context.Context, batch []*incoming) ([]*incoming, error) {
 	rest := batch
+	if len(iso.suspicions) > 0 && remakes(batch) {
+		return batch, nil
+	}
 	for constraint, s := range iso.suspicions {
 		guilty, err := iso.violators(ctx, constraint, rest)
 		if err != nil {
@@ -70,6 +73,9 @@ func (iso *isolation) charge(batch, guilty []*incoming, err error) []*incoming {
 // but for the messages that it accuses.
 func (iso *isolation) isolate(ctx context.Context, rest []*incoming, failure error) error {
 	iso.isolated = true
+	if remakes(rest) { // without the accused a deleted row might not be made anew before others refer to it
+		return iso.halve(ctx, rest)
+	}
 	for range maxAccusations {
 		before := len(rest)
 		var err error

@@ -17,16 +17,18 @@ type deleter struct {
 }
 
 func (s *store) deleter(ctx context.Context) (*deleter, error) {
+	return bounded(ctx, callTimeout, func(ctx context.Context) (*deleter, error) { return s.openDeleter(ctx) })
+}
+
+func (s *store) openDeleter(ctx context.Context) (*deleter, error) {
 	d := &deleter{store: s}
 	if s.sql.DeleteRun == "" {
 		return d, nil
 	}
-	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (_ struct{}, err error) {
-		if d.run, err = s.db.PrepareContext(ctx, s.sql.DeleteRun); err == nil {
-			d.list, err = s.db.PrepareContext(ctx, s.sql.Delete)
-		}
-		return struct{}{}, err
-	})
+	var err error
+	if d.run, err = s.db.PrepareContext(ctx, s.sql.DeleteRun); err == nil {
+		d.list, err = s.db.PrepareContext(ctx, s.sql.Delete)
+	}
 	if err != nil {
 		d.close() //nolint:contextcheck // closing is bounded by itself
 		return nil, fmt.Errorf("prepare the deletion: %w", explained(err))
@@ -36,7 +38,7 @@ func (s *store) deleter(ctx context.Context) (*deleter, error) {
 
 // close does not wait for a connection that has gone silent.
 func (d *deleter) close() {
-	_, _ = bounded(context.Background(), callTimeout, func(context.Context) (struct{}, error) {
+	_, _ = bounded(context.Background(), closeTimeout, func(context.Context) (struct{}, error) {
 		var errs []error
 		for _, s := range []*sql.Stmt{d.run, d.list} {
 			if s != nil {

@@ -16,6 +16,10 @@ import (
 // is an outage and not a standstill.
 const callTimeout = 15 * time.Second
 
+// closeTimeout bounds the wait for a statement's or a connection's end, which is a
+// courtesy: what takes longer ends by itself.
+const closeTimeout = 2 * time.Second
+
 // bounded calls the database and returns when it has answered, or shortly after
 // the timeout or ctx. A driver may go on reading from a connection that has gone
 // silent whatever its context says; the call is left to itself then.
@@ -117,7 +121,7 @@ func explained(err error) error {
 
 // close does not wait for a connection that has gone silent.
 func (f *fetcher) close() {
-	_, _ = bounded(context.Background(), callTimeout, func(context.Context) (struct{}, error) {
+	_, _ = bounded(context.Background(), closeTimeout, func(context.Context) (struct{}, error) {
 		var err error
 		if f.forward != nil {
 			err = f.forward.Close()

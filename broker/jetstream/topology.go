@@ -189,7 +189,7 @@ func (b *Broker) createQueue(ctx context.Context, s *session, queue string, filt
 // spreadPause is the time between looks at the servers of a cluster.
 const spreadPause = 20 * time.Millisecond
 
-// everywhere returns a new queue's consumer when all servers of its cluster that are
+// everywhere returns a queue's consumer, new or changed, when all servers of its cluster that are
 // there have it. One that has not yet would drop messages that the other queues have
 // acknowledged, and be without them when it leads the stream.
 func (s *session) everywhere(ctx context.Context, queue string) (*jetstream.ConsumerInfo, error) {
@@ -228,11 +228,10 @@ func (b *Broker) addFilters(ctx context.Context, s *session, queue string, want 
 	}
 	changed := info.Config
 	changed.FilterSubject, changed.FilterSubjects = "", append(filtersOf(info.Config), more...)
-	c, err := s.stream.UpdateConsumer(ctx, changed)
-	if err != nil {
+	if _, err := s.stream.UpdateConsumer(ctx, changed); err != nil {
 		return nil, err
 	}
-	return c.CachedInfo(), nil
+	return s.everywhere(ctx, queue)
 }
 
 // lockPause is the time between attempts to get a queue's lock.

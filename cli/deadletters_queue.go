@@ -44,15 +44,11 @@ func (l *letters) withQueue(cmd *cobra.Command, fn func(box letterbox) error) er
 	if err != nil {
 		return err
 	}
-	b, err := l.openBroker(cmd.Context(), broker.Options{Logger: l.logger(cmd)})
+	b, box, err := l.openLetterbox(cmd.Context(), broker.Options{Logger: l.logger(cmd)})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = b.Close() }()
-	box, ok := b.(broker.Letterbox)
-	if !ok {
-		return errors.New("this broker cannot be looked into")
-	}
 	err = fn(queueLetters{b, box, queue, lives, l.progress(cmd)})
 	if isNoQueue(err) {
 		return fmt.Errorf("%w: no replica has consumed queue %s yet, or it is called otherwise", err, queue)

@@ -182,3 +182,16 @@ func (s *settings) openBroker(ctx context.Context, options broker.Options) (brok
 	}
 	return b, nil
 }
+
+// openLetterbox connects to the broker for commands that look into its queues. box is
+// the broker.
+func (s *settings) openLetterbox(ctx context.Context, options broker.Options) (b broker.Broker, box broker.Letterbox, err error) {
+	if b, err = s.openBroker(ctx, options); err != nil {
+		return nil, nil, err
+	}
+	box, ok := b.(broker.Letterbox)
+	if !ok {
+		return nil, nil, errors.Join(errors.New("this broker cannot be looked into"), b.Close())
+	}
+	return b, box, nil
+}

@@ -333,15 +333,11 @@ func (c *traceCommand) letters(ctx context.Context, t *traced, queue string) err
 	if queue == "" {
 		return misusef("--%s is missing: name the replica's queue, there or in the file, or leave --%s out", flagQueue, flagBroker)
 	}
-	b, err := c.openBroker(ctx, broker.Options{})
+	b, box, err := c.openLetterbox(ctx, broker.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = b.Close() }()
-	box, ok := b.(broker.Letterbox)
-	if !ok {
-		return errors.New("this broker cannot be looked into")
-	}
 	err = queueLetters{broker: b, box: box, queue: queue}.each(ctx, func(d letter) error {
 		if d.entity != t.Entity || d.key != t.Key {
 			return nil

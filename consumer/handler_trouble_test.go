@@ -63,8 +63,8 @@ func TestHandlerFailures(t *testing.T) {
 		{"panic", "retries", "panic: boom | goroutine", func(context.Context, Tx) error { panic("boom") }},
 		{"nil panic", "retries", "panic", func(context.Context, Tx) error { panic(nil) }},
 		{"exit", "retries", "ended its goroutine", func(context.Context, Tx) error { runtime.Goexit(); return nil }},
-		{"timeout", "retries", "not done within 100ms", func(ctx context.Context, _ Tx) error { <-ctx.Done(); return ctx.Err() }},
-		{"timeout not told", "retries", "not done within 100ms", func(ctx context.Context, tx Tx) error {
+		{"timeout", "retries", "not done within 500ms", func(ctx context.Context, _ Tx) error { <-ctx.Done(); return ctx.Err() }},
+		{"timeout not told", "retries", "not done within 500ms", func(ctx context.Context, tx Tx) error {
 			<-ctx.Done()
 			_, _ = tx.ExecContext(context.WithoutCancel(ctx), "INSERT INTO author_log VALUES (0, '', 'late', 0)")
 			return nil
@@ -84,7 +84,7 @@ func TestHandlerFailures(t *testing.T) {
 	}
 	eachDialect(t, func(t *testing.T, d Dialect) {
 		for _, tc := range tests {
-			r, run := runAuthors(t, d, Config{HandlerTimeout: 100 * time.Millisecond}, func(ctx context.Context, tx Tx, ev Event[author]) error {
+			r, run := runAuthors(t, d, Config{HandlerTimeout: 500 * time.Millisecond}, func(ctx context.Context, tx Tx, ev Event[author]) error {
 				if ev.Key == "1" {
 					if err := logAuthor(ctx, tx, ev); err != nil {
 						return err
@@ -273,7 +273,7 @@ func TestHandlerNeverReturns(t *testing.T) {
 	release, probe, probed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	defer close(release)
 	db := openDB(t, Postgres, authorLog)
-	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: 20 * time.Millisecond, DrainTimeout: 50 * time.Millisecond, Logger: book.logger()})
+	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: 500 * time.Millisecond, DrainTimeout: 500 * time.Millisecond, Logger: book.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func TestNoDB(t *testing.T) {
 	t.Parallel()
 	db, _ := testdb.SQLite(t)
 	migrate(t, db, SQLite)
-	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: 200 * time.Millisecond})
+	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

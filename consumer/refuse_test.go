@@ -116,7 +116,7 @@ func (f refusal) run(t *testing.T) {
 	own.SetMaxOpenConns(1)
 	r := rigOn(t, own, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns, MaxRetries: NoRetries}})
 	log := newLogCount()
-	r.cfg.Now, r.cfg.TransactionTimeout, r.cfg.Logger = time.Now, 300*time.Millisecond, slog.New(log)
+	r.cfg.Now, r.cfg.TransactionTimeout, r.cfg.Logger = time.Now, time.Second, slog.New(log)
 	broker := newTestBroker()
 	run := r.start(t, broker, broker)
 	broker.deliver(save(1, 1, "one"))
@@ -129,10 +129,10 @@ func (f refusal) run(t *testing.T) {
 		broker.deliver(save(i+3, 1, strings.Repeat("x", 300)))
 	}
 	eventually(t, "the consumer pauses", func() bool { return r.Stats().Pauses == 1 })
-	window := time.NewTimer(time.Second)
+	window := time.NewTimer(2500 * time.Millisecond)
 	<-window.C
-	if n := log.count("still waiting for the database"); n < 1 || n > 5 {
-		t.Errorf("%d attempts in a second, want a few", n)
+	if n := log.count("still waiting for the database"); n < 1 || n > 10 {
+		t.Errorf("%d attempts in 2.5 seconds, want a few", n)
 	}
 	if acked, nacked := broker.counts(); acked != 1 || nacked != 0 {
 		t.Errorf("%d acknowledged and %d given back meanwhile, want 1 and 0", acked, nacked)

@@ -69,6 +69,8 @@ type claims struct {
 	asked   int           // how many messages the present transaction wants to read
 	most    int           // how many the next one may read; 0: as many as there is room for
 	failure error         // of a commit, which the subscriber does not tell
+	doubt   []int64       // offsets that a commit may have marked, of which nobody knows whether it has happened
+	patient time.Time     // until when a look waits for messages that others are reading
 	away    time.Duration // the last backoff; 0: the database is there
 }
 
@@ -88,6 +90,9 @@ func (c *claims) BeginTx(ctx context.Context, _ *sql.TxOptions) (wsql.Tx, error)
 			return nil, ctx.Err()
 		}
 	}
+	if err := c.resolve(ctx); err != nil {
+		return nil, err
+	}
 	c.read, c.marked, c.failure, c.asked = nil, false, nil, 0
 	if c.began = time.Now(); c.began.After(c.whole) {
 		c.floor = 0
@@ -99,6 +104,20 @@ func (c *claims) BeginTx(ctx context.Context, _ *sql.TxOptions) (wsql.Tx, error)
 		return nil, err
 	}
 	return &claimTx{StdSQLTx: wsql.StdSQLTx{Tx: tx}, c: c, cancel: cancel}, nil
+}
+
+// resolve gives back what a commit in doubt may have marked as ours: nobody else would look at it while we
+// are alive. It waits for a transaction that is still about to commit. Nothing is read before that, so that
+// nothing later is handed on first.
+func (c *claims) resolve(ctx context.Context) error {
+	if len(c.doubt) == 0 {
+		return nil
+	}
+	if _, err := c.sub.b.exec(ctx, c.sub.b.sql.putBack, pq.Array(c.doubt), c.sub.holder); err != nil {
+		return err
+	}
+	c.doubt = nil
+	return nil
 }
 
 // errNoTables answers what watermill-sql's subscriber asks when it makes tables, which Open has done.
@@ -123,11 +142,18 @@ func (c *claims) SubscribeIsolationLevel() sql.IsolationLevel { return sql.Level
 // transaction anywhere in the database keeps from being cleaned up. Lower offsets can still appear (a
 // slower commit, a message given back), so it starts at the lowest now and then: the seldomer, the
 // longer that takes.
+//
+// After a failure the server may not have noticed yet that our transaction is gone, and keep locked what it
+// had read. So that is waited for, once, and no longer than such a lock lives.
 func (c *claims) SelectQuery(wsql.SelectQueryParams) (wsql.Query, error) {
 	if c.asked = c.sub.free(); c.most > 0 {
 		c.asked = min(c.asked, c.most)
 	}
-	return wsql.Query{Query: c.sub.b.sql.read, Args: []any{c.sub.queue, c.floor, c.asked, silence(c.sub.b.cfg.Lease)}}, nil
+	query := c.sub.b.sql.read
+	if c.began.Before(c.patient) {
+		query = c.sub.b.sql.readAll
+	}
+	return wsql.Query{Query: query, Args: []any{c.sub.queue, c.floor, c.asked, silence(c.sub.b.cfg.Lease)}}, nil
 }
 
 // UnmarshalMessage keeps what was read; the message for the subscriber is a token for it.
@@ -145,11 +171,15 @@ func (c *claims) UnmarshalMessage(params wsql.UnmarshalMessageParams) (wsql.Row,
 func (c *claims) AckMessageQuery(params wsql.AckMessageQueryParams) (wsql.Query, error) {
 	taken := 1 + slices.IndexFunc(c.read, func(e entry) bool { return e.offset == params.LastRow.Offset })
 	c.read, c.marked = c.read[:taken], true
-	offsets := make([]int64, len(c.read))
-	for i, e := range c.read {
+	return wsql.Query{Query: c.sub.b.sql.hold, Args: []any{c.sub.holder, pq.Array(places(c.read))}}, nil
+}
+
+func places(entries []entry) []int64 {
+	offsets := make([]int64, len(entries))
+	for i, e := range entries {
 		offsets[i] = e.offset
 	}
-	return wsql.Query{Query: c.sub.b.sql.hold, Args: []any{c.sub.holder, pq.Array(offsets)}}, nil
+	return offsets
 }
 
 // pace adapts how many messages are read at a time: large ones may be too many for a slow connection,
@@ -182,6 +212,7 @@ func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.
 		c.pace(true)
 		if c.away == 0 {
 			log.Warn("reading is interrupted", "error", err)
+			c.patient = time.Now().Add(c.sub.b.cfg.Lease)
 		}
 		c.away = min(max(2*c.away, 100*time.Millisecond), maxBackoff)
 		return c.away/2 + rand.N(c.away/2) //nolint:gosec // only spreads the load
@@ -190,6 +221,7 @@ func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.
 		c.away = 0
 	}
 	c.pace(false)
+	c.patient = time.Time{}
 	if c.floor == 0 {
 		c.whole = time.Now().Add(max(rereading, 20*time.Since(c.began)))
 	}
@@ -245,7 +277,7 @@ type claimTx struct {
 }
 
 // Commit commits and hands on what was read. If nobody knows whether it has committed, what was read
-// is given back: it may be marked as ours, and nobody else would look at it while we are alive.
+// is to be given back: see resolve.
 func (t *claimTx) Commit() error {
 	defer t.cancel()
 	t.c.failure = t.Tx.Commit()
@@ -254,7 +286,7 @@ func (t *claimTx) Commit() error {
 		t.c.sub.hold(t.c.read)
 		return nil
 	case t.c.marked:
-		t.c.sub.disown(t.c.read)
+		t.c.doubt = places(t.c.read)
 	}
 	t.c.read = nil
 	return t.c.failure

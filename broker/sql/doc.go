@@ -36,7 +36,9 @@
 // the PublishAsync calls of a Broker. When storing fails, what was queued behind fails too, and nothing
 // more is sent until every failed call's wait has returned, so that nothing overtakes a lost message.
 //
-// A subscription hands on messages in the order in which they entered the queue. An acknowledged message
+// A subscription hands on messages in the order in which they entered the queue, also after its connection
+// was lost: what it had read and may hold without knowing it comes before anything later. If the server does
+// not notice the loss itself, reading waits for that, for [Config.Lease] at most. An acknowledged message
 // has gone for good once its deletion has committed, which follows the Ack within milliseconds; if the
 // process dies in between it comes again. Delivery is at least once.
 //

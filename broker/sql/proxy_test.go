@@ -23,8 +23,10 @@ type proxy struct {
 	conns   map[net.Conn]struct{}
 	freeze  string        // what a client sends with this in it, and all behind it, does not pass until mend
 	slow    time.Duration // how long each 32 KiB take
-	lose    string        // the first client that has sent this never hears of its COMMIT
-	late    time.Duration // which the server gets so much later
+	lose    string        // the first client that has sent this is cut off
+	at      string        // when it sends this
+	late    time.Duration // which the server gets, and notices, so much later
+	lost    bool          // one has been cut off
 }
 
 func startProxy(t *testing.T, brokerURL string) *proxy {
@@ -81,9 +83,10 @@ func (p *proxy) watch(client net.Conn) func(sent []byte) {
 		if has(sent, p.lose) {
 			losing, p.lose = true, ""
 		}
-		late := p.late
+		late, lost := p.late, losing && has(sent, p.at)
+		p.lost = p.lost || lost
 		p.mu.Unlock()
-		if losing && has(sent, "COMMIT") {
+		if lost {
 			_ = client.Close()
 			<-time.After(late)
 		}
@@ -97,11 +100,18 @@ func (p *proxy) freezeAt(text string) {
 	p.freeze = text
 }
 
-// loseCommit cuts off the first client that sends the text, and then a COMMIT, which the server gets late.
-func (p *proxy) loseCommit(after string, late time.Duration) {
+// loseAt cuts off the first client that has sent one text when it sends the other, which the server gets,
+// and notices, late.
+func (p *proxy) loseAt(after, at string, late time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lose, p.late = after, late
+	p.lose, p.at, p.late = after, at, late
+}
+
+func (p *proxy) hasLost() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost
 }
 
 func (p *proxy) isStalled() bool {

@@ -64,7 +64,7 @@ type queries struct {
 	lockQueue, lockBindings     string
 	emptyQueue, deleteQueue     string
 	register, keepAlive, forget string
-	read, hold, remove          string
+	read, readAll, hold, remove string
 	putBack, putAllBack         string
 	due, bury, orphans, expired string
 	inspect, newest, browse     string
@@ -78,7 +78,7 @@ func newQueries(schema string) *queries {
 		addQueue: in(addQueue), addBindings: in(addBindings),
 		lockQueue: in(lockQueue), lockBindings: in(lockBindings), emptyQueue: in(emptyQueue), deleteQueue: in(deleteQueue),
 		register: in(register), keepAlive: in(keepAlive), forget: in(forget),
-		read: in(read), hold: in(hold), remove: in(remove), putBack: in(putBack), putAllBack: in(putAllBack),
+		read: in(read), readAll: in(strings.ReplaceAll(read, passingOver, "")), hold: in(hold), remove: in(remove), putBack: in(putBack), putAllBack: in(putAllBack),
 		due: in(due), bury: in(bury), orphans: in(orphans), expired: in(expired),
 		inspect: in(inspect), newest: in(newest), browse: in(browse), hasBindings: in(hasBindings),
 	}
@@ -162,13 +162,16 @@ ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until`
 	forget = `DELETE FROM {schema}.consumers WHERE id = $1`
 
 	// What others are reading at this moment is passed over, not waited for. Nobody else could have it
-	// if this process were frozen now, so the server ends the transaction then.
+	// if this process were frozen now, so the server ends the transaction then. Without passingOver it
+	// waits.
+	passingOver = ` SKIP LOCKED`
+
 	read = `
 SELECT "offset", uuid, payload, metadata FROM {schema}.messages
 WHERE queue = (SELECT id FROM {schema}.queues WHERE name = $1)
 	AND holder IS NULL AND "offset" > $2 AND (expires_at IS NULL OR expires_at > now())
 	AND (SELECT set_config('idle_in_transaction_session_timeout', $4, true)) <> ''
-ORDER BY "offset" LIMIT $3 FOR UPDATE SKIP LOCKED`
+ORDER BY "offset" LIMIT $3 FOR UPDATE` + passingOver
 
 	// If the server loses this, the messages are delivered again: no need to wait for the disk.
 	hold = `

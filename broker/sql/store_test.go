@@ -162,7 +162,8 @@ func TestOpenTransaction(t *testing.T) {
 func TestWindow(t *testing.T) {
 	t.Parallel()
 	db, at := newRig(t)
-	b := open(t, at, sql.Config{Window: 10, ConfirmTimeout: time.Second})
+	const timeout = 3 * time.Second
+	b := open(t, at, sql.Config{Window: 10, ConfirmTimeout: timeout})
 	bind(t, b, "billing", "account")
 	tx, err := db.BeginTx(t.Context(), nil)
 	if err != nil {
@@ -176,10 +177,10 @@ func TestWindow(t *testing.T) {
 	for i := range 3 {
 		wait := b.PublishAsync(t.Context(), slices.Repeat([]string{"account"}, 8), messages(numbers(0, 8)...))
 		defer wait(t.Context())
-		if took := time.Since(began); i == 0 && took > 500*time.Millisecond || took > 4*time.Second {
+		if took := time.Since(began); i == 0 && took >= timeout || took > patience/2 {
 			t.Errorf("call %d returned after %v", i, took)
 		}
-		if i == 1 && time.Since(began) < 500*time.Millisecond {
+		if i == 1 && time.Since(began) < timeout/2 {
 			t.Error("the second call did not wait for room")
 		}
 	}

@@ -138,14 +138,6 @@ func (sub *subscription) hold(batch []entry) {
 	sub.batches <- batch // run takes them until there are no more
 }
 
-// disown gives back messages that may or may not be this subscription's.
-func (sub *subscription) disown(batch []entry) {
-	sub.mu.Lock()
-	sub.held += len(batch)
-	sub.mu.Unlock()
-	sub.inHand.Go(func() { sub.giveBack(batch) }) // waits while the database is away
-}
-
 func (sub *subscription) giveBack(batch []entry) {
 	for _, e := range batch {
 		sub.settled <- outcome{e.offset, false}

@@ -17,13 +17,17 @@ import (
 // TestDelayOutlivesProcess: a delayed message is the database's matter, not its sender's.
 func TestDelayOutlivesProcess(t *testing.T) {
 	t.Parallel()
-	_, at := newRig(t)
+	db, at := newRig(t)
 	b := open(t, at, sql.Config{})
 	bind(t, b, "billing", "account")
 	msg := message.NewMessage("1", []byte("later"))
-	msg.Metadata.Set(event.MetadataTTL, "5000") // counts from the end of the delay
-	if err := b.PublishAfter(t.Context(), time.Second, "account", msg); err != nil {
+	msg.Metadata.Set(event.MetadataTTL, "60000")
+	if err := b.PublishAfter(t.Context(), 3*time.Second, "account", msg); err != nil {
 		t.Fatalf("PublishAfter: %v", err)
+	}
+	life := ""
+	if err := db.QueryRowContext(t.Context(), `SELECT expires_at - due_at FROM messages`).Scan(&life); err != nil || life != "00:01:00" {
+		t.Errorf("it lives for %q, %v, want a minute from the end of the delay", life, err)
 	}
 	if n, _, err := b.Inspect(t.Context(), "billing"); n != 0 || err != nil {
 		t.Errorf("Inspect: %d messages, %v; want none before its time", n, err)

@@ -44,7 +44,7 @@ type Adapter interface {
 const Prefetch = 1001
 
 // patience is how long the suite waits for what must happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Run tests an adapter. open makes one with its default configuration; it is
 // called once for each test, several tests run at once, and Run closes what it

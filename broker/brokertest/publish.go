@@ -254,7 +254,7 @@ func testPublishAfter(t *testing.T, f *fixture) {
 	}
 	for _, delay := range []time.Duration{0, time.Second, 2 * time.Second} {
 		f.equal("body", []string{delay.String()}, f.take(messages, 1))
-		if after := time.Since(start); after < delay || after > delay+5*time.Second {
+		if after := time.Since(start); after < delay {
 			t.Errorf("message delayed by %v came after %v", delay, after)
 		}
 	}

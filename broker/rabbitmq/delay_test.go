@@ -40,7 +40,7 @@ func TestPublishAfter(t *testing.T) {
 		t.Errorf("soon came after %v, want at least 291 ms", took)
 	}
 	have := r.next(messages)
-	if took := time.Since(start); took < 900*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(start); took < 900*time.Millisecond {
 		t.Errorf("late came after %v, want 900 ms", took)
 	}
 	if have.UUID != late.UUID || have.Metadata["a"] != "b" || string(have.Payload) != "late" {

@@ -1,10 +1,11 @@
 package rabbitmq
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"net"
-	"net/url"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -123,20 +124,16 @@ func (r *rig) subscribe(b *Broker, queue string) <-chan *message.Message {
 }
 
 // get takes one message from the queue by plain AMQP.
-func (r *rig) get(queue string) amqp.Delivery {
+func (r *rig) get(queue string) (d amqp.Delivery) {
 	r.t.Helper()
-	for range 100 {
-		d, ok, err := r.ch.Get(queue, true)
-		if err != nil {
+	eventually(r.t, "a message in queue "+queue, func() (ok bool) {
+		var err error
+		if d, ok, err = r.ch.Get(queue, true); err != nil {
 			r.t.Fatalf("get from %s: %v", queue, err)
 		}
-		if ok {
-			return d
-		}
-		<-time.After(20 * time.Millisecond)
-	}
-	r.t.Fatalf("no message in queue %s", queue)
-	return amqp.Delivery{}
+		return ok
+	})
+	return d
 }
 
 // payloads empties the queue by plain AMQP.
@@ -173,8 +170,8 @@ func (r *rig) next(messages <-chan *message.Message) *message.Message {
 			r.t.Fatal("the subscription ended")
 		}
 		return msg
-	case <-time.After(10 * time.Second):
-		r.t.Fatal("no message within 10 s")
+	case <-time.After(patience):
+		r.t.Fatalf("no message within %v", patience)
 	}
 	return nil
 }
@@ -192,148 +189,41 @@ func series(topic string, n int) (topics []string, msgs []*message.Message) {
 	return topics, msgs
 }
 
-// proxy stands between a broker and the server, to cut or to stall their connections.
-type proxy struct {
-	listener net.Listener
-	target   string
-
-	mu     sync.Mutex
-	conns  []net.Conn
-	gates  []*gate // of the conns, one for two: what goes to the server
-	backs  []*gate // the same of what comes from it
-	refuse bool
+// outage reports whether err says nothing about the message.
+func outage(err error) bool {
+	var refused *RefusedError
+	return err != nil && !errors.As(err, &refused)
 }
 
-// gate holds bytes to the server back, while it is shut.
-type gate struct {
-	mu   sync.Mutex
-	shut chan struct{} // nil while the gate is open
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
 }
 
-func (g *gate) pass() {
-	g.mu.Lock()
-	shut := g.shut
-	g.mu.Unlock()
-	if shut != nil {
-		<-shut
-	}
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
 }
 
-func (g *gate) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.shut = make(chan struct{})
+func (l *lines) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), text)
 }
 
-func (g *gate) open() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.shut != nil {
-		close(g.shut)
-		g.shut = nil
-	}
-}
+func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-// proxied returns a proxy to the server and the URL through it.
-func (r *rig) proxied() (*proxy, string) {
-	r.t.Helper()
-	u, err := url.Parse(r.url)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	p := &proxy{target: u.Host}
-	if u.Port() == "" {
-		p.target = net.JoinHostPort(u.Hostname(), "5672")
-	}
-	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		r.t.Fatal(err)
-	}
-	go p.serve()
-	r.t.Cleanup(func() {
-		_ = p.listener.Close()
-		p.cut()
-	})
-	u.Host = p.listener.Addr().String()
-	return p, u.String()
-}
+// patience is how long anything may take that must happen, on a machine that is busy with other tests.
+const patience = time.Minute
 
-func (p *proxy) serve() {
-	for {
-		client, err := p.listener.Accept()
-		if err != nil {
-			return
-		}
-		server, err := net.Dial("tcp", p.target)
-		p.mu.Lock()
-		if err != nil || p.refuse {
-			_ = client.Close()
-			p.mu.Unlock()
-			continue
-		}
-		g, back := &gate{}, &gate{}
-		p.conns, p.gates, p.backs = append(p.conns, client, server), append(p.gates, g), append(p.backs, back)
-		p.mu.Unlock()
-		go pipe(server, client, g)
-		go pipe(client, server, back)
-	}
-}
-
-func pipe(to, from net.Conn, g *gate) {
-	defer func() { _, _ = to.Close(), from.Close() }()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		if err != nil {
-			return
-		}
-		g.pass()
-		if _, err := to.Write(buf[:n]); err != nil {
-			return
+// eventually waits for ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
-}
-
-// stall stops reading what clients send on their present connections; to them the server seems to hang.
-func (p *proxy) stall() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, g := range p.gates {
-		g.close()
-	}
-}
-
-// freeze passes nothing any more on the present connections, in either direction, and does not end them.
-func (p *proxy) freeze() {
-	p.stall()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, g := range p.backs {
-		g.close()
-	}
-}
-
-// cut ends all connections; new ones are let through unless refuse is set.
-func (p *proxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.conns {
-		_ = c.Close()
-	}
-	for _, g := range append(p.gates, p.backs...) {
-		g.open() // ends its pipe
-	}
-	p.conns, p.gates, p.backs = nil, nil, nil
-}
-
-func (p *proxy) setRefuse(refuse bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.refuse = refuse
-}
-
-// connections returns how many lead through the proxy.
-func (p *proxy) connections() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.gates)
 }

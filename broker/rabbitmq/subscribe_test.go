@@ -54,7 +54,7 @@ func TestHandsOnUpToPrefetchWithoutAcks(t *testing.T) {
 	none(t, messages, "only one was acked")
 	select {
 	case <-held[7].Context().Done():
-	case <-time.After(time.Second):
+	case <-time.After(patience):
 		t.Error("the acked message's context goes on")
 	}
 	if err := held[0].Context().Err(); err != nil {

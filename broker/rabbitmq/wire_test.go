@@ -73,10 +73,10 @@ func TestTTLExpires(t *testing.T) {
 	if err := b.Publish("account", msg); err != nil {
 		t.Fatal(err)
 	}
-	<-time.After(200 * time.Millisecond)
-	if have := r.payloads(queue); have != nil {
-		t.Errorf("have messages %q, want them expired", have)
-	}
+	eventually(t, "the message has expired", func() bool {
+		q, err := r.ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		return err == nil && q.Messages == 0
+	})
 }
 
 func TestUUIDAndMetadataTravel(t *testing.T) {

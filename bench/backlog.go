@@ -69,7 +69,7 @@ var relayMemory = row{
 			return 0, 0, err
 		}
 		peak, err := r.residentOf(ctx, messages*backlogTimes)
-		return peak, 1, err
+		return peak, 0, err
 	},
 }
 
@@ -81,7 +81,7 @@ func (r *rig) residentOf(ctx context.Context, n int) (peak float64, err error) {
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
 	binary := filepath.Join(folder, "relay")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", binary, "./cmd/relay").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", binary, "github.com/lockstep-go/lockstep/cmd/relay").CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	cmd := exec.CommandContext(ctx, binary, "run", "--database-url", r.postgres, "--broker-url", r.amqpURL+"?exchange="+r.exchange)

@@ -5,116 +5,80 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
-	"time"
 )
-
-// row is one comparison.
-type row struct {
-	name   string
-	target float64
-	what   string
-	atMost bool   // the target is the most, and the ratio one of times
-	unit   string // of ours; default messages a second
-	rounds int    // at most; 0: as many as asked for
-	slow   bool   // takes minutes
-	// run does one round and returns messages a second of both sides.
-	run func(ctx context.Context, messages int) (ours, reference float64, err error)
-}
-
-// result is a row after all rounds.
-type result struct {
-	Name      string  `json:"name"`
-	Ours      float64 `json:"ours_per_second"`      // median
-	Reference float64 `json:"reference_per_second"` // median
-	Ratio     float64 `json:"ratio"`                // median of the rounds' ratios
-	Min       float64 `json:"ratio_min"`
-	Max       float64 `json:"ratio_max"`
-	Target    float64 `json:"target"`
-	AtMost    bool    `json:"at_most,omitempty"` // the target is an upper bound
-	Unit      string  `json:"unit,omitempty"`
-	Pass      bool    `json:"pass"`
-	Rounds    int     `json:"rounds"`
-	Messages  int     `json:"messages"`
-}
 
 var rows = []row{relayForwarder, relayRaw, relayRawBare, relayJetStream, relayOpen, relayCollapse, relayBacklog, relayMemory, endToEnd, apply, writerOne, writerEight}
 
 func main() {
-	only := flag.String("only", "", "run the rows whose name contains this")
-	quick := flag.Bool("quick", false, "leave out the rows that take minutes")
-	asJSON := flag.Bool("json", false, "print one JSON object a row")
-	rounds := flag.Int("rounds", 5, "rounds of each row; both sides take turns")
-	messages := flag.Int("messages", 20_000, "messages of a round")
-	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
+	code := run(ctx, rows, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run measures the rows that args ask for. It returns the exit code: 0 when all were
+// measured, whether they meet their targets or not, 1 when one could not be, 2 for
+// arguments that are wrong.
+func run(ctx context.Context, rows []row, args []string, out, errs io.Writer) (code int) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(errs)
+	only := flags.String("only", "", "run the row of this `name` alone: "+strings.Join(names(rows), ", "))
+	quick := flags.Bool("quick", false, "leave out the rows that take minutes")
+	asJSON := flags.Bool("json", false, "print one JSON object a row")
+	rounds := flags.Int("rounds", 5, "`times` that each row is measured; both sides take turns")
+	messages := flags.Int("messages", 20_000, "`number` of messages of a round")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2 // it has been said
+	}
+	wrong := func(format string, args ...any) int {
+		fmt.Fprintf(errs, "bench: "+format+"\n", args...)
+		return 2
+	}
+	switch {
+	case flags.NArg() > 0:
+		return wrong("%q is no flag: use -only NAME", flags.Arg(0))
+	case *only != "" && !slices.Contains(names(rows), *only):
+		return wrong("-only is %q: use one of %s", *only, strings.Join(names(rows), ", "))
+	case *rounds < 1:
+		return wrong("-rounds is %d: use 1 or more", *rounds)
+	case *messages < fewest:
+		return wrong("-messages is %d: use %d or more", *messages, fewest)
+	}
 	for _, r := range rows {
-		if !strings.Contains(r.name, *only) || *quick && r.slow {
+		if *only != "" && r.name != *only || *quick && r.slow {
 			continue
 		}
 		res, err := measure(ctx, r, *rounds, *messages)
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", r.name, err)
-			os.Exit(1)
+			fmt.Fprintf(errs, "bench: %s: %v\n", r.name, err)
+			return 1
 		}
 		if *asJSON {
-			_ = json.NewEncoder(os.Stdout).Encode(res)
+			_ = json.NewEncoder(out).Encode(res)
 			continue
 		}
-		verdict := "pass"
-		if !res.Pass {
-			verdict = "FAIL"
-		}
-		if r.unit != "" {
-			fmt.Printf("%-18s %9.1f %s, target at most %.0f: %s\n    %s\n", res.Name, res.Ours, r.unit, res.Target, verdict, r.what)
-			continue
-		}
-		fmt.Printf("%-18s %9.0f/s against %9.0f/s: %.2f × (%.2f to %.2f in %d rounds), target %.2f ×: %s\n    %s\n",
-			res.Name, res.Ours, res.Reference, res.Ratio, res.Min, res.Max, res.Rounds, res.Target, verdict, r.what)
+		fmt.Fprintf(out, "%s\n    %s\n", res, r.what)
 	}
+	return 0
 }
 
-func measure(ctx context.Context, r row, rounds, messages int) (result, error) {
-	if r.rounds > 0 {
-		rounds = min(rounds, r.rounds)
-	}
-	var ours, reference, ratios []float64
-	for range rounds {
-		ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
-		o, ref, err := r.run(ctx, messages)
-		cancel()
-		if err != nil {
-			return result{}, err
-		}
-		ratio := o / ref
-		if r.atMost && r.unit == "" {
-			ratio = ref / o // of times, where o and ref are rates
-		}
-		ours, reference, ratios = append(ours, o), append(reference, ref), append(ratios, ratio)
-	}
-	res := result{
-		Name: r.name, Ours: median(ours), Reference: median(reference), Ratio: median(ratios),
-		Min: slices.Min(ratios), Max: slices.Max(ratios), Target: r.target, Rounds: rounds, Messages: messages,
-	}
-	res.AtMost, res.Unit = r.atMost, r.unit
-	res.Pass = res.Ratio >= r.target
-	if r.atMost {
-		res.Pass = res.Ratio <= r.target
-	}
-	return res, nil
-}
+// fewest is how many messages a round must have for all sides to have some.
+const fewest = 20
 
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	if n := len(v); n%2 == 1 {
-		return v[n/2]
-	} else {
-		return (v[n/2-1] + v[n/2]) / 2
+func names(rows []row) (all []string) {
+	for _, r := range rows {
+		all = append(all, r.name)
 	}
+	return all
 }

@@ -28,13 +28,8 @@ func (l *Lag) Observe(_ string, lag time.Duration) { l.histogram.Observe(max(lag
 // Consumer is a consumer's series and health. The consumer is not healthy when
 // its database or broker has been away for the limit. lag may be nil.
 func Consumer(c *consumer.Consumer, lag *Lag, limit time.Duration) Source {
-	all := &collector[consumer.Stats]{stats: c.Stats, series: consumerSeries()}
-	if lag != nil {
-		all.descs = []*prometheus.Desc{lag.histogram.Desc()}
-		all.more = func(_ consumer.Stats, out chan<- prometheus.Metric) { lag.histogram.Collect(out) }
-	}
 	return Source{
-		Collector: all,
+		Collector: ofConsumer(c.Stats, lag),
 		healthy:   func(now time.Time) error { return c.Stats().Stalled(now, limit) },
 		ready: func(time.Time) error {
 			switch s := c.Stats(); {
@@ -46,6 +41,15 @@ func Consumer(c *consumer.Consumer, lag *Lag, limit time.Duration) Source {
 			return nil
 		},
 	}
+}
+
+func ofConsumer(stats func() consumer.Stats, lag *Lag) prometheus.Collector {
+	c := &collector[consumer.Stats]{stats: stats, series: consumerSeries()}
+	if lag != nil {
+		c.descs = []*prometheus.Desc{lag.histogram.Desc()}
+		c.more = func(_ consumer.Stats, out chan<- prometheus.Metric) { lag.histogram.Collect(out) }
+	}
+	return c
 }
 
 func consumerSeries() []series[consumer.Stats] {

@@ -12,9 +12,19 @@ import (
 // Relay is a relay's series and health. It needs relay.Config.Look. The relay is
 // not healthy when it has messages pending and confirmed none for the limit.
 func Relay(r *relay.Relay, limit time.Duration) Source {
+	healthy := func(now time.Time) error { return r.Stats().Stalled(now, limit) }
+	return Source{Collector: ofRelay(r.Stats), healthy: healthy, ready: func(now time.Time) error {
+		if r.Stats().Outbox.At.IsZero() {
+			return errors.New("relay: the outbox has not been looked at yet")
+		}
+		return healthy(now)
+	}}
+}
+
+func ofRelay(stats func() relay.Stats) prometheus.Collector {
 	phases := prometheus.NewDesc("lockstep_relay_phase_seconds",
 		"Time the steps of a batch took; they run side by side.", []string{"phase"}, nil)
-	c := &collector[relay.Stats]{stats: r.Stats, series: relaySeries(), descs: []*prometheus.Desc{phases}}
+	c := &collector[relay.Stats]{stats: stats, series: relaySeries(), descs: []*prometheus.Desc{phases}}
 	c.more = func(s relay.Stats, out chan<- prometheus.Metric) {
 		for _, p := range []struct {
 			name string
@@ -23,13 +33,7 @@ func Relay(r *relay.Relay, limit time.Duration) Source {
 			out <- prometheus.MustNewConstSummary(phases, uint64(p.took.Count), p.took.Total.Seconds(), nil, p.name) //nolint:gosec // counts are not negative
 		}
 	}
-	healthy := func(now time.Time) error { return r.Stats().Stalled(now, limit) }
-	return Source{Collector: c, healthy: healthy, ready: func(now time.Time) error {
-		if r.Stats().Outbox.At.IsZero() {
-			return errors.New("relay: the outbox has not been looked at yet")
-		}
-		return healthy(now)
-	}}
+	return c
 }
 
 func relaySeries() []series[relay.Stats] {

@@ -74,7 +74,7 @@ func (s *settings) run(cmd *cobra.Command, cfg relay.Config, h health) error {
 		return err
 	}
 	if h.address != "" {
-		cfg.Look = lookEvery
+		cfg.Look = min(lookEvery, h.limit/2)
 	}
 	ctx, log := cmd.Context(), s.logger(cmd)
 	r, done, err := s.newRelay(ctx, log, cfg, file)

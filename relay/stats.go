@@ -56,6 +56,8 @@ type Outbox struct {
 	Waiting int64
 	// At is when the relay looked; zero for never.
 	At time.Time
+	// Due is when it was to look again: the longer counting takes, the later.
+	Due time.Time
 	// Since is when there was first seen something to send after there had last been
 	// nothing; zero while there is nothing. What waits behind a refused message is
 	// not to be sent.
@@ -132,25 +134,31 @@ func (r *Relay) Stats() Stats {
 // relay that makes progress, has nothing to do but to wait for messages that the
 // broker refused (see Blocked), or stands by, and needs Config.Look.
 func (s Stats) Stalled(now time.Time, limit time.Duration) error {
-	switch o := s.Outbox; {
-	case o.At.IsZero():
+	o := s.Outbox
+	if o.At.IsZero() {
 		return nil // it has just begun
-	case now.Sub(o.At) > limit:
+	}
+	due := o.At
+	if o.Due.After(due) {
+		due = o.Due
+	}
+	if late := now.Sub(due); late > limit {
 		return fmt.Errorf("relay: the outbox could not be looked at for %v", now.Sub(o.At).Round(time.Second))
-	case s.Term == 0 || o.Pending <= o.Waiting || o.Since.IsZero():
-		return nil
-	default:
-		moved := o.Since
-		for _, at := range []time.Time{s.Leading, s.LastConfirmed} {
-			if at.After(moved) {
-				moved = at
-			}
-		}
-		if idle := now.Sub(moved); idle > limit {
-			return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending-o.Waiting, idle.Round(time.Second))
-		}
+	}
+	if s.Term == 0 || o.Pending <= o.Waiting || o.Since.IsZero() {
 		return nil
 	}
+	moved := o.Since
+	for _, at := range []time.Time{s.Leading, s.LastConfirmed} {
+		if at.After(moved) {
+			moved = at
+		}
+	}
+	// By the time of the look: what was pending then may have gone since.
+	if o.At.Sub(moved) > limit {
+		return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending-o.Waiting, now.Sub(moved).Round(time.Second))
+	}
+	return nil
 }
 
 // each calls fn for the ledger of every session.
@@ -170,16 +178,19 @@ const maxLook = 50
 func (r *Relay) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		if pending, oldest, err := r.store.look(ctx); err == nil {
-			r.stats.looked(pending, oldest, time.Now())
+		pending, oldest, err := r.store.look(ctx)
+		pause := r.look // after an outage, too: how long a call waited for nothing says nothing about counting
+		if err == nil {
+			pause = max(pause, maxLook*time.Since(began))
+			r.stats.looked(pending, oldest, time.Now(), pause)
 		} else if ctx.Err() == nil {
 			r.log.Debug("look at the outbox", keyError, err)
 		}
-		wait(ctx, max(r.look, maxLook*time.Since(began)))
+		wait(ctx, pause)
 	}
 }
 
-func (st *stats) looked(pending int64, oldest time.Duration, at time.Time) {
+func (st *stats) looked(pending int64, oldest time.Duration, at time.Time, pause time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	waiting := int64(0)
@@ -191,7 +202,7 @@ func (st *stats) looked(pending int64, oldest time.Duration, at time.Time) {
 	case since.IsZero():
 		since = at
 	}
-	st.outbox = Outbox{Pending: pending, Oldest: oldest, Waiting: waiting, At: at, Since: since}
+	st.outbox = Outbox{Pending: pending, Oldest: oldest, Waiting: waiting, At: at, Due: at.Add(pause), Since: since}
 }
 
 func (s *store) look(ctx context.Context) (pending int64, oldest time.Duration, err error) {

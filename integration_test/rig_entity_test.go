@@ -88,7 +88,15 @@ func (e entity) consumerTable() consumer.Table {
 // yaml is the same for the file that `relay consume` reads.
 func (e entity) yaml() string {
 	columns := e.list(func(c column) string { return c.field + ": " + c.ref })
-	return fmt.Sprintf("  %s: {table: %s, key: %s, columns: {%s}, retry_delay: %v}\n", e.id, e.ref, e.columns[0].ref, columns, retryDelay)
+	retries := ""
+	switch e.retries {
+	case 0: // the default
+	case consumer.NoRetries:
+		retries = ", max_retries: 0"
+	default:
+		retries = fmt.Sprint(", max_retries: ", e.retries)
+	}
+	return fmt.Sprintf("  %s: {table: %s, key: %s, columns: {%s}, retry_delay: %v%s}\n", e.id, e.ref, e.columns[0].ref, columns, retryDelay, retries)
 }
 
 // put creates or changes an account and marks it.

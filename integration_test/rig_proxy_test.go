@@ -17,6 +17,7 @@ type proxy struct {
 	listener  net.Listener
 	swallows  atomic.Bool
 	swallowed atomic.Int64 // bytes
+	deafens   atomic.Bool
 	refuses   atomic.Bool
 
 	accepted atomic.Int64 // connections
@@ -95,10 +96,14 @@ func (p *proxy) forward(to, from net.Conn, fromService bool) {
 		if fromService {
 			p.await(n)
 		}
-		if fromService && p.swallows.Load() {
+		switch {
+		case fromService && p.swallows.Load():
 			p.swallowed.Add(int64(n))
-		} else if _, err := to.Write(buffer[:n]); err != nil {
-			return
+		case !fromService && p.deafens.Load():
+		default:
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
 		}
 		if err != nil {
 			return
@@ -155,10 +160,15 @@ func (p *proxy) awaitSwallowed(t *testing.T) {
 	})
 }
 
+// deafen keeps from services what the broker sends from now on, until mend. What they
+// send arrives.
+func (p *proxy) deafen() { p.deafens.Store(true) }
+
 // mend cuts all connections and forwards those that come.
 func (p *proxy) mend() {
 	p.cut()
 	p.swallows.Store(false)
+	p.deafens.Store(false)
 }
 
 // refuse cuts all connections and lets none be made until admit.

@@ -227,8 +227,8 @@ func (r *rig) startRelayProcess(t *testing.T, brokerURL string) *outside {
 	return r.startProcess(t, r.masterDSN, brokerURL, "run", "--lease", "1s")
 }
 
-// startConsumerProcess runs `relay consume`.
-func (r *rig) startConsumerProcess(t *testing.T) *outside {
+// startConsumerProcess runs `relay consume`. A url leads it to the broker by another way.
+func (r *rig) startConsumerProcess(t *testing.T, url ...string) *outside {
 	t.Helper()
 	text := "queue: " + r.queue + "\nreplicas:\n"
 	for _, e := range r.entities {
@@ -238,7 +238,7 @@ func (r *rig) startConsumerProcess(t *testing.T) *outside {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return r.startProcess(t, r.replicaDSN, r.brokerURL, "consume", "--config", file)
+	return r.startProcess(t, r.replicaDSN, append(url, r.brokerURL)[0], "consume", "--config", file)
 }
 
 func (r *rig) startProcess(t *testing.T, database, brokerURL string, args ...string) *outside {
@@ -311,6 +311,10 @@ var relayProgram = sync.OnceValues(func() (string, error) {
 func TestMain(m *testing.M) {
 	if port := os.Getenv(natsPort); port != "" {
 		serveNATS(port)
+		return
+	}
+	if dsn := os.Getenv(writerDSN); dsn != "" {
+		writeUntilKilled(dsn)
 		return
 	}
 	var err error

@@ -80,7 +80,7 @@ See it work, with no server:   relay demo`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagMisuse)
 	root.AddCommand(newRun(svc), newConsume(svc), newMigrate(), newDemo(), newVersion(),
-		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc), newDeadLetters(svc), newStatus(svc), newDoctor(svc), newTrace(svc))
+		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc), newDeadLetters(svc), newFailures(svc), newStatus(svc), newDoctor(svc), newTrace(svc))
 	return root
 }
 

@@ -43,7 +43,7 @@ func (s *sides) dumpsAndLoads() {
 
 	// A bad row costs no good one; what is no dump undoes --clear, too.
 	bad := strings.Replace(piped.out, `"n2"`, `"bad"`, 1)
-	s.onReplica(bad, "load", "--input", "-", "--clear").expect(t, 1, "line 3: consumer: account/2", "1 rows of account do not fit")
+	s.onReplica(bad, "load", "--input", "-", "--clear").expect(t, 1, "line 3: consumer: account/2", "1 row of account does not fit")
 	s.onReplica(piped.out[:len(piped.out)-10], "load", "--input", "-", "--clear").expect(t, 1, "line 4", "ends within a row", "nothing was changed")
 	if n := s.int(s.replica, `SELECT count(*) FROM account_ref`); n != 2 {
 		t.Errorf("%d rows are left, want the 2 of before", n)
@@ -83,7 +83,7 @@ func (s *sides) findsDeleted() {
 	all := s.onReplica("", "deleted", "replica", "--cqrs-id", "account")
 	gone := s.onMaster(all.out, "deleted", "master")
 	gone.expect(t, 0, "account: 1 of 6 rows are deleted in the master")
-	s.onReplica(gone.out, "deleted", "sync").wantOut(t, "1 of 1 rows deleted\n")
+	s.onReplica(gone.out, "deleted", "sync").wantOut(t, "1 of 1 row deleted\n")
 	s.onReplica(gone.out, "deleted", "sync", "--json").wantOut(t, `{"cqrs_id":"account","rows":1,"found":0}`+"\n") // it is done already
 	if n := s.int(s.replica, `SELECT count(*) FROM account_ref WHERE id = 9`); n != 0 {
 		t.Error("row 9 is still in the replica")
@@ -127,7 +127,7 @@ func (s *sides) handlesDeadLetters() {
 	if show := s.onMaster("", "dead-letters", "show", "--outbox", id); show.code != 0 || !strings.Contains(show.out, `"payload":"{\"signal_type\":\"SYNC\"`) {
 		t.Errorf("show: %v", show)
 	}
-	s.onMaster("", "dead-letters", "retry", "--outbox", "--key", "4").wantOut(t, "1 dead letters put back\n")
+	s.onMaster("", "dead-letters", "retry", "--outbox", "--key", "4").wantOut(t, "1 dead letter put back\n")
 	s.onMaster("", "dead-letters", "purge", "--outbox", "--yes").wantOut(t, "3 dead letters purged\n")
 	if n := s.int(s.master, `SELECT count(*) FROM outbox`); n != 1 {
 		t.Errorf("%d events are back, want 1", n)

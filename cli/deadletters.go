@@ -16,24 +16,22 @@ import (
 // letters is `relay dead-letters` and what its commands have in common.
 type letters struct {
 	settings
-	outbox   bool
-	queue    string
-	entity   string
-	key      string
-	reason   string
-	olderFor time.Duration
-	yes      bool
-	quiet    bool
+	selection
+	outbox bool
+	queue  string
+	yes    bool
+	quiet  bool
 }
 
-// letter is a dead letter of either kind.
+// letter is a dead letter of either kind, or a message on its way to be one.
 type letter struct {
 	id     string
+	topic  string
 	entity string
 	key    string
-	reason string    // and the error's text
-	died   time.Time // zero where nobody has noted it
-	body   []byte
+	reason string               // and the error's text
+	since  time.Time            // when it died, or was put into the outbox; zero where nobody has noted it
+	body   []byte               // empty of what is in the outbox
 	line   string               // as it is listed
 	shown  func(whole bool) any // for JSON
 }
@@ -55,7 +53,8 @@ func newDeadLetters(svc *service) *cobra.Command {
 		Short: "Look through the messages that were given up, send them again or delete them",
 		Long: `Look through the messages that a replica gave up, which are in the broker's queue
 dead_letter_<queue>, or those that a relay gave up (--outbox), which are in the
-table outbox_dead. They are selected by entity, key, reason and age.
+table outbox_dead. They are selected by id, entity, key, reason and age. What a
+relay still tries is shown by ` + "`relay failures`" + `.
 
 Letters that django-cqrs left have neither reason nor time: --reason and
 --older-than do not select them. What one of these commands looks at is hidden
@@ -83,11 +82,7 @@ func lettersCommand(svc *service, use, short, example string, do func(l *letters
 		},
 	}
 	l.sourceFlags(cmd)
-	f := cmd.Flags()
-	f.StringVar(&l.entity, flagEntity, "", "only letters of this `entity`")
-	f.StringVar(&l.key, "key", "", "only letters of this `key`")
-	f.StringVar(&l.reason, "reason", "", "only letters whose reason or error holds this `text`")
-	f.DurationVar(&l.olderFor, "older-than", 0, "only letters that died at least this `time` ago")
+	l.flags(cmd, "letters", "died")
 	return l, cmd
 }
 
@@ -110,7 +105,7 @@ func (l *letters) withBox(cmd *cobra.Command, fn func(box letterbox) error) erro
 			which = misusef("--outbox and --%s: give one of them", flagQueue)
 		}
 	}
-	if err := errors.Join(l.fill(cmd, required), which, atLeast("older-than", l.olderFor, 0)); err != nil {
+	if err := errors.Join(l.fill(cmd, required), which, l.checkIDs(), l.check()); err != nil {
 		return err
 	}
 	if l.outbox {
@@ -126,13 +121,6 @@ func (l *letters) progress(cmd *cobra.Command) func(total int64) *progress {
 		p.units = "letters"
 		return p
 	}
-}
-
-func (l *letters) selects(d letter) bool {
-	return (l.entity == "" || d.entity == l.entity) &&
-		(l.key == "" || d.key == l.key) &&
-		strings.Contains(d.reason, l.reason) &&
-		(l.olderFor == 0 || !d.died.IsZero() && time.Since(d.died) >= l.olderFor)
 }
 
 // selected hands on the selected letters.
@@ -172,13 +160,11 @@ func newLettersShow(svc *service) *cobra.Command {
 			if len(args) != 1 {
 				return seeHelp(cmd, errors.New("which one? give its id"))
 			}
-			if err := l.checkID(args[0]); err != nil {
-				return err
-			}
+			l.ids = args
 			return l.withBox(cmd, func(box letterbox) error {
 				found := false
 				err := box.each(cmd.Context(), func(d letter) error {
-					if d.id != args[0] {
+					if !l.selects(d) {
 						return nil
 					}
 					found = true
@@ -215,13 +201,13 @@ func newLettersRetry(svc *service) *cobra.Command {
 		func(l *letters, cmd *cobra.Command, box letterbox) error {
 			done, stay, err := box.retry(cmd.Context(), l.selects)
 			if err != nil {
-				return fmt.Errorf("%w\n%d were put back before", err, done)
+				return fmt.Errorf("%w\n%s put back before that", err, howMany(done, "dead letter"))
 			}
 			if err := l.print(cmd, done, "put back"); err != nil {
 				return err
 			}
 			if len(stay) > 0 {
-				return fmt.Errorf("%d dead letters stay where they are:\n%w", len(stay), firstOf(stay))
+				return fmt.Errorf("%s %s:\n%w", howMany(len(stay), "dead letter"), plural(len(stay), "stays where it is", "stay where they are"), firstOf(stay))
 			}
 			return nil
 		})
@@ -253,7 +239,7 @@ func newLettersPurge(svc *service) *cobra.Command {
 			}
 			done, err := box.purge(cmd.Context(), l.selects)
 			if err != nil {
-				return fmt.Errorf("%w\n%d were purged before", err, done)
+				return fmt.Errorf("%w\n%s purged before that", err, howMany(done, "dead letter"))
 			}
 			return l.print(cmd, done, "purged")
 		})
@@ -286,6 +272,6 @@ func (l *letters) print(cmd *cobra.Command, done int64, verb string) error {
 			Letters int64 `json:"letters"`
 		}{done})
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d dead letters %s\n", done, verb)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", howMany(done, "dead letter"), verb)
 	return err
 }

@@ -117,13 +117,13 @@ func readLetter(msg *message.Message) (letter, event.Event, error) {
 	d := letter{id: shown.ID, entity: shown.Entity, key: shown.Key, reason: shown.Reason + ": " + shown.Error, body: msg.Payload}
 	when := "-                  "
 	if died, _, err := event.ParseTime(msg.Metadata.Get(event.HeaderFailedAt)); err == nil {
-		d.died, shown.Died = died, &died
+		d.since, shown.Died = died, &died
 		when = died.UTC().Format(time.DateTime)
 	}
 	if shown.Reason == "" {
 		d.reason = ""
 	}
-	d.line = strings.TrimRight(fmt.Sprintf("%s %s  %s/%s  %d retries  %s", d.id, when, d.entity, d.key, shown.Retries, d.reason), " ")
+	d.line = strings.TrimRight(fmt.Sprintf("%s %s  %s/%s  %d %s  %s", d.id, when, d.entity, d.key, shown.Retries, plural(shown.Retries, "retry", "retries"), d.reason), " ")
 	d.shown = func(whole bool) any {
 		if whole {
 			shown.Payload = string(msg.Payload)

@@ -172,7 +172,7 @@ func TestDeadLettersOfAQueue(t *testing.T) {
 		b.do("dump", "--key", "3").wantOut(t, third+"\n")
 
 		b.do("purge", "--reason", "expired").expect(t, 2, "--yes is missing: there is no terminal")
-		b.do("purge", "--reason", "expired", "--yes").wantOut(t, "1 dead letters purged\n")
+		b.do("purge", "--reason", "expired", "--yes").wantOut(t, "1 dead letter purged\n")
 		if diff := cmp.Diff([]string{"1", "3", "4", ""}, b.keys()); diff != "" {
 			t.Errorf("left after the purge (-want +have):\n%s", diff)
 		}
@@ -187,7 +187,7 @@ func TestRetryDeadLettersOfAQueue(t *testing.T) {
 		b.bury(b.letter("1", "data", "too long", time.Minute), b.letter("2", "expired", "over", time.Hour), b.bare(b.body("3", false)), later, b.bare("no event"))
 		b.do("retry", "--reason", "data", "--json").wantOut(t, `{"letters":2}`+"\n")
 		o := b.do("retry", "--key", "3")
-		o.wantOut(t, "1 dead letters put back\n")
+		o.wantOut(t, "1 dead letter put back\n")
 		if diff := cmp.Diff([]string{"2", ""}, b.keys()); diff != "" {
 			t.Errorf("left (-want +have):\n%s", diff)
 		}
@@ -219,7 +219,7 @@ func TestRetryDeadLettersOfAQueue(t *testing.T) {
 			t.Errorf("headers %v lack one of the sender's", found[0].Metadata)
 		}
 		o = b.do("retry")
-		o.expect(t, 1, "1 dead letters stay where they are", "body is malformed")
+		o.expect(t, 1, "1 dead letter stays where it is", "body is malformed")
 		if diff := cmp.Diff([]string{""}, b.keys()); diff != "" {
 			t.Errorf("left (-want +have):\n%s", diff)
 		}
@@ -232,7 +232,7 @@ func TestRetryOfUnroutableLetter(t *testing.T) {
 	onBrokers(t, func(t *testing.T, b box) {
 		b.bury(b.bare(strings.Replace(b.body("1", true), b.entity, "stranger", 1)), b.bare(b.body("2", true)))
 		o := b.do("retry")
-		o.expect(t, 1, "1 dead letters stay where they are", "stranger/1", "no queue is bound")
+		o.expect(t, 1, "1 dead letter stays where it is", "stranger/1", "no queue is bound")
 		if have := len(b.retried()); have != 1 {
 			t.Errorf("%d came, want 1", have)
 		}

@@ -118,7 +118,7 @@ changed after the comparison began stays. The deleted ones leave tombstones.`,
 					return err
 				}
 				if failed > 0 {
-					return fmt.Errorf("%d rows of %s cannot be deleted", failed, result.Entity)
+					return fmt.Errorf("%s of %s cannot be deleted", howMany(failed, "row"), result.Entity)
 				}
 				return nil
 			})

@@ -108,12 +108,12 @@ func (c *diffCommand) compare(ctx context.Context, cmd *cobra.Command, m reconci
 	if c.asJSON {
 		err = printJSON(cmd, summary)
 	} else {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: %d rows compared, %d differ: %d missing, %d extra, %d of another revision, %d with other values\n",
-			summary.Entity, summary.Rows, summary.Differences(), summary.Missing, summary.Extra, summary.Revision, summary.Fields)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s compared, %d %s: %d missing, %d extra, %d of another revision, %d with other values\n",
+			summary.Entity, howMany(summary.Rows, "row"), summary.Differences(), plural(summary.Differences(), "differs", "differ"), summary.Missing, summary.Extra, summary.Revision, summary.Fields)
 	}
 	remedies(p, summary, ahead)
 	if err == nil && c.exitCode && summary.Differences() > 0 {
-		err = fmt.Errorf("%d rows of %s differ", summary.Differences(), c.entity)
+		err = fmt.Errorf("%s of %s %s", howMany(summary.Differences(), "row"), c.entity, plural(summary.Differences(), "differs", "differ"))
 	}
 	return err
 }
@@ -245,13 +245,13 @@ func (c *diffCommand) progressOf(cmd *cobra.Command, what string, in *input) *pr
 }
 
 // summary remarks what a step found.
-func (c *diffCommand) summary(cmd *cobra.Command, r reconcile.Result, err error, verb string) {
+func (c *diffCommand) summary(cmd *cobra.Command, r reconcile.Result, err error, done string) {
 	switch {
 	case err != nil || c.quiet:
 	case r.Entity == "":
 		fmt.Fprintln(cmd.ErrOrStderr(), "the step before selected nothing")
 	default:
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d of %d rows %s\n", r.Entity, r.Found, r.Rows, verb)
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d of %s %s\n", r.Entity, r.Found, howMany(r.Rows, "row"), done)
 	}
 }
 
@@ -300,13 +300,13 @@ events through the outbox. The broker is asked whether the queue is there, if
 }
 
 // finish prints the result of a last step.
-func (c *diffCommand) finish(cmd *cobra.Command, r reconcile.Result, err error, verb string) error {
+func (c *diffCommand) finish(cmd *cobra.Command, r reconcile.Result, err error, done string) error {
 	switch {
 	case err != nil:
 		return err
 	case c.asJSON:
 		return printJSON(cmd, r)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d of %d rows %s\n", r.Found, r.Rows, verb)
+	fmt.Fprintf(cmd.OutOrStdout(), "%d of %s %s\n", r.Found, howMany(r.Rows, "row"), done)
 	return nil
 }

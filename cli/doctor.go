@@ -181,22 +181,23 @@ func (d *doctor) outboxFindings(o relay.Overview, first *relay.Failure) {
 	case held:
 		d.add("relay", levelOK, "", "a relay holds the lease")
 	case o.Pending > 0:
-		d.add("relay", levelWrong, "start `relay run` on this database", "%d messages are pending, and no relay holds the lease", o.Pending)
+		d.add("relay", levelWrong, "start `relay run` on this database", "%s %s pending, and no relay holds the lease", howMany(o.Pending, "message"), plural(o.Pending, "is", "are"))
 	default:
 		d.add("relay", levelNote, "", "no relay holds the lease, and nothing is pending")
 	}
 	switch {
 	case first != nil:
-		d.add("stuck", levelWrong, "mend what the broker says; the relay tries again by itself, and gives up after --max-attempts",
-			"%d messages are failing; the first is id %d, %s, after %d attempts: %s", o.Failing, first.ID, first.Topic, first.Attempts, first.Error)
+		d.add("stuck", levelWrong, "mend what the broker says, then `relay failures retry`; the relay tries again by itself, too, and gives up after --max-attempts",
+			"%s %s failing; the first is id %d, %s, after %s: %s",
+			howMany(o.Failing, "message"), plural(o.Failing, "is", "are"), first.ID, first.Topic, howMany(first.Attempts, "attempt"), first.Error)
 	case o.Oldest > d.after:
 		d.add("stuck", levelWrong, "see the relay's log: is the broker away, or the relay behind?",
-			"%d messages are pending, the oldest for %v", o.Pending, o.Oldest.Round(time.Second))
+			"%s %s pending, the oldest for %v", howMany(o.Pending, "message"), plural(o.Pending, "is", "are"), o.Oldest.Round(time.Second))
 	default:
 		d.add("stuck", levelOK, "", "no message is failing, and none is pending for longer than %v", d.after)
 	}
 	if o.Dead > 0 {
-		d.add("dead letters", levelNote, "see `relay dead-letters list --outbox`", "the relay has given up %d messages", o.Dead)
+		d.add("dead letters", levelNote, "see `relay dead-letters list --outbox`", "the relay has given up %s", howMany(o.Dead, "message"))
 	}
 }
 
@@ -218,7 +219,7 @@ func (d *doctor) report(cmd *cobra.Command) error {
 		d.print(cmd)
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d findings need something to be done", wrong)
+		return fmt.Errorf("%s something to be done", howMany(wrong, "finding")+plural(wrong, " needs", " need"))
 	}
 	return nil
 }

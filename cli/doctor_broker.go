@@ -47,11 +47,11 @@ func (d *doctor) queues(ctx context.Context, b broker.Broker, queue string) {
 		if err == nil {
 			err = b.Bind(ctx, name)
 		}
-		d.judge("queue", err, fmt.Sprintf("%s has the right arguments, %d messages and %d consumers", name, messages, consumers),
+		d.judge("queue", err, fmt.Sprintf("%s has the right arguments, %s and %s", name, howMany(messages, "message"), howMany(consumers, "consumer")),
 			"let it run empty, delete it and start the consumer again: a queue's arguments cannot be changed")
 		if err == nil && name == queue && consumers == 0 && messages > 0 {
 			d.add("consumer", levelWrong, "start `relay consume`, or the service that consumes the queue",
-				"%d messages wait in %s, and nobody consumes it", messages, name)
+				"%s %s in %s, and nobody consumes it", howMany(messages, "message"), plural(messages, "waits", "wait"), name)
 		}
 	}
 }

@@ -182,7 +182,7 @@ func TestDoctorFindsFaultsOfTheBroker(t *testing.T) {
 	d := p.doctor("--management-url", bindings(t, "other"))
 	d.finds(t, "queue", "wrong", "x-max-length")
 	d.finds(t, "queue", "ok", p.queue)
-	d.finds(t, "consumer", "wrong", "1 messages wait in "+p.queue)
+	d.finds(t, "consumer", "wrong", "1 message waits in "+p.queue)
 	d.finds(t, "routes", "wrong", "no queue is bound to entity "+p.entity)
 	p.doctor().finds(t, "routes", "note", "not checked")
 	p.doctor("--queue", unique("nobody")).finds(t, "queue", "note", "does not exist")

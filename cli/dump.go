@@ -73,7 +73,7 @@ func (c *dumpCommand) dump(cmd *cobra.Command, m reconcile.Master) error {
 		if err := write(cmd.OutOrStdout()); err != nil {
 			return err
 		}
-		p.remark("%d rows dumped", rows)
+		p.remark("%s dumped", howMany(rows, "row"))
 		return nil
 	}
 	if err := writeWhole(c.output, c.force, write); err != nil {
@@ -87,7 +87,7 @@ func (c *dumpCommand) dump(cmd *cobra.Command, m reconcile.Master) error {
 			File   string `json:"file"`
 		}{c.entity, rows, c.output})
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d rows dumped to %s\n", rows, c.output)
+	fmt.Fprintf(cmd.OutOrStdout(), "%s dumped to %s\n", howMany(rows, "row"), c.output)
 	return nil
 }
 

@@ -56,7 +56,7 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	want := ",consume,dead-letters,dead-letters dump,dead-letters list,dead-letters purge,dead-letters retry,dead-letters show,deleted,deleted master,deleted replica,deleted sync,demo,diff,diff master,diff replica,diff sync,doctor,dump,load,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,status,sync,trace,version"
+	want := ",consume,dead-letters,dead-letters dump,dead-letters list,dead-letters purge,dead-letters retry,dead-letters show,deleted,deleted master,deleted replica,deleted sync,demo,diff,diff master,diff replica,diff sync,doctor,dump,failures,failures give-up,failures list,failures purge,failures retry,failures show,load,migrate,migrate down,migrate sql,migrate status,migrate table,migrate up,run,status,sync,trace,version"
 	if have := strings.Join(paths, ","); have != want {
 		t.Errorf("commands %s, want %s", have, want)
 	}

@@ -72,7 +72,7 @@ func (c *loadCommand) load(cmd *cobra.Command, in *input, to reconcile.Replica) 
 	}
 	switch {
 	case err != nil && c.options.Apart:
-		return fmt.Errorf("%w: %d rows cleared and %d loaded before that stay so", err, result.Cleared, result.Applied)
+		return fmt.Errorf("%w: %s cleared and %d loaded before that stay so", err, howMany(result.Cleared, "row"), result.Applied)
 	case err != nil:
 		return fmt.Errorf("%w: nothing was changed", err)
 	}
@@ -83,12 +83,12 @@ func (c *loadCommand) load(cmd *cobra.Command, in *input, to reconcile.Replica) 
 	} else {
 		cleared := ""
 		if c.options.Clear {
-			cleared = fmt.Sprintf("%d rows cleared, ", result.Cleared)
+			cleared = howMany(result.Cleared, "row") + " cleared, "
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%d rows loaded, %d skipped, %d failed\n", result.Entity, cleared, result.Applied, result.Skipped, result.Failed)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%s loaded, %d skipped, %d failed\n", result.Entity, cleared, howMany(result.Applied, "row"), result.Skipped, result.Failed)
 	}
 	if result.Failed > 0 {
-		return fmt.Errorf("%d rows of %s do not fit; the others are loaded", result.Failed, result.Entity)
+		return fmt.Errorf("%s of %s %s; the others are loaded", howMany(result.Failed, "row"), result.Entity, plural(result.Failed, "does not fit", "do not fit"))
 	}
 	return nil
 }

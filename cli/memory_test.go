@@ -67,7 +67,12 @@ func TestMemory(t *testing.T) {
 		{s.masterURL, "", file("letters"), "dead-letters dump --outbox"},
 		{s.masterURL, "", "", "dead-letters retry --outbox"},
 		{s.replicaURL, file("all"), "", "deleted sync"},
+		{s.masterURL, "", file("failing"), "failures list --json"},
+		{s.masterURL, "", "", "failures retry"},
 	} {
+		if strings.HasPrefix(step.args, "failures list") {
+			s.exec(s.master, `INSERT INTO outbox_failures SELECT id, 1, repeat('refused ', 50), now() FROM outbox`)
+		}
 		if kib := s.peak(step.url, step.in, step.out, args(step.args)...); kib > mostKiB {
 			t.Errorf("%s took %d MiB, want at most %d", step.args, kib/1024, mostKiB/1024)
 		}
@@ -77,6 +82,9 @@ func TestMemory(t *testing.T) {
 	}
 	if n := s.int(s.replica, `SELECT count(*) FROM thing_ref`); n != 0 {
 		t.Errorf("%d rows are left, want none", n)
+	}
+	if n := s.int(s.master, `SELECT count(*) FROM outbox_failures WHERE attempts = 0`); n != manyRows {
+		t.Errorf("%d failing messages are due, want %d", n, manyRows)
 	}
 }
 

@@ -29,9 +29,9 @@ func newStatus(svc *service) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the outbox and the replica's queue stand",
-		Long: `Show how the outbox stands (messages pending, age of the oldest, failing and dead
-ones, who holds which lease) and the replica's queue (messages, consumers, dead
-letters). Each side is shown if it is configured: a database for the outbox, a
+		Long: `Show how the outbox stands (messages pending, how many of these are failing, the age
+of the oldest of either, dead ones, who holds which lease) and the replica's queue
+(messages, consumers, dead letters). Each side is shown if it is configured: a database for the outbox, a
 broker and a queue for the replica. What only the processes know is read from what
 they serve with --http: a relay's last publish, a consumer's lag and parked messages.`,
 		Example: `  relay status --database-url postgres://localhost/shop
@@ -135,12 +135,14 @@ type status struct {
 }
 
 type outboxStatus struct {
-	Pending int64         `json:"pending"`
-	Oldest  float64       `json:"oldest_seconds"`
-	Failing int64         `json:"failing"`
-	Dead    int64         `json:"dead"`
-	Shards  int           `json:"shards"`
-	Leases  []leaseStatus `json:"leases"`
+	Pending int64   `json:"pending"`
+	Oldest  float64 `json:"oldest_seconds"`
+	// Failing are among those pending, Dead are not.
+	Failing       int64         `json:"failing"`
+	OldestFailing float64       `json:"oldest_failing_seconds"`
+	Dead          int64         `json:"dead"`
+	Shards        int           `json:"shards"`
+	Leases        []leaseStatus `json:"leases"`
 }
 
 type leaseStatus struct {
@@ -217,7 +219,7 @@ func (c *statusCommand) lookAtOutbox(ctx context.Context) (*outboxStatus, error)
 	case err != nil:
 		return nil, fmt.Errorf("%w: is this the master's database, and was `relay migrate up` run?", err)
 	}
-	s := &outboxStatus{o.Pending, o.Oldest.Seconds(), o.Failing, o.Dead, o.Shards, []leaseStatus{}}
+	s := &outboxStatus{o.Pending, o.Oldest.Seconds(), o.Failing, o.OldestFailing.Seconds(), o.Dead, o.Shards, []leaseStatus{}}
 	for _, l := range o.Leases {
 		s.Leases = append(s.Leases, leaseStatus{l.Shard, l.Holder, l.Left > 0, l.Term, l.Position, max(l.Left, 0).Seconds(), l.Renewed.Seconds()})
 	}
@@ -273,21 +275,31 @@ func (s *status) print(out io.Writer) {
 		if o.Pending > 0 {
 			fmt.Fprintf(out, ", the oldest for %v", seconds(o.Oldest))
 		}
-		fmt.Fprintf(out, "; %d failing, %d dead\n", o.Failing, o.Dead)
+		if o.Failing > 0 {
+			fmt.Fprintf(out, ", %d of them failing, the oldest for %v", o.Failing, seconds(o.OldestFailing))
+		} else {
+			fmt.Fprint(out, ", none failing")
+		}
+		fmt.Fprintf(out, "; %d dead\n", o.Dead)
 		for _, l := range o.Leases {
 			held := "held by"
 			if !l.Held {
 				held = "free, last held by"
 			}
-			fmt.Fprintf(out, "lease    shard %d of %d %s %s, term %d, renewed %v ago, read up to id %d\n",
-				l.Shard+1, max(o.Shards, l.Shard+1), held, l.Holder, l.Term, seconds(l.Renewed), l.Position)
+			fmt.Fprintf(out, "lease    shard %d of %d %s %s, term %d, renewed %v ago",
+				l.Shard+1, max(o.Shards, l.Shard+1), held, l.Holder, l.Term, seconds(l.Renewed))
+			if l.Position > 0 { // else it begins with the first row
+				fmt.Fprintf(out, ", read up to id %d", l.Position)
+			}
+			fmt.Fprintln(out)
 		}
 		if len(o.Leases) == 0 {
 			fmt.Fprintln(out, "lease    no relay has ever run on it")
 		}
 	}
 	if q := s.Queue; q != nil {
-		fmt.Fprintf(out, "queue    %s: %d messages, %d consumers; %d dead letters\n", q.Name, q.Messages, q.Consumers, q.DeadLetters)
+		fmt.Fprintf(out, "queue    %s: %s, %s; %s\n", q.Name,
+			howMany(q.Messages, "message"), howMany(q.Consumers, "consumer"), howMany(q.DeadLetters, "dead letter"))
 	}
 	for _, p := range s.Processes {
 		p.print(out, s.Time)

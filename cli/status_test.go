@@ -3,6 +3,7 @@ package cli_test
 import (
 	"encoding/json"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ type shownStatus struct {
 	Outbox *struct {
 		Pending, Failing, Dead int
 		Oldest                 float64 `json:"oldest_seconds"`
+		OldestFailing          float64 `json:"oldest_failing_seconds"`
 		Leases                 []struct {
 			Holder string
 			Held   bool
@@ -49,15 +51,22 @@ func TestStatus(t *testing.T) {
 	p.save(1, 3)
 	p.exec(p.master,
 		`UPDATE outbox SET created_at = created_at - interval '1 hour'`,
-		`INSERT INTO outbox_failures SELECT min(id), 2, 'refused', now() FROM outbox`,
+		`UPDATE outbox SET created_at = created_at - interval '1 hour' WHERE id = (SELECT min(id) FROM outbox)`,
+		`INSERT INTO outbox_failures SELECT max(id), 2, 'refused', now() FROM outbox`,
+		`INSERT INTO outbox_failures SELECT max(id) + 7, 2, 'of a message that is gone', now() FROM outbox`,
 		`INSERT INTO outbox_dead SELECT max(id) + 1, 'x', 'y', 'z', '{}', now(), 'refused', 1 FROM outbox`)
 	both := []string{"--database-url", p.masterURL, "--broker-url", p.brokerURL, "--config", p.config}
 	s := p.status(both...)
-	if o := s.Outbox; o.Pending != 3 || o.Failing != 1 || o.Dead != 1 || o.Oldest < 3600 || o.Oldest > 3700 || len(o.Leases) != 0 {
+	if o := s.Outbox; o.Pending != 3 || o.Failing != 1 || o.Dead != 1 || len(o.Leases) != 0 ||
+		o.Oldest < 7200 || o.Oldest > 7300 || o.OldestFailing < 3600 || o.OldestFailing > 3700 {
 		t.Errorf("outbox before a relay ran: %+v", *o)
 	}
 	if q := s.Queue; q.Name != p.queue || q.Messages != 0 || q.Consumers != 0 || q.DeadLetters != 0 {
 		t.Errorf("queue: %+v", *q)
+	}
+	shown := mustRelay(t, append([]string{"status"}, both...)...)
+	if want := `^outbox   3 pending, the oldest for 2h0m\d+s, 1 of them failing, the oldest for 1h0m\d+s; 1 dead\n`; !regexp.MustCompile(want).MatchString(shown) {
+		t.Errorf("status is not %s: %s", want, shown)
 	}
 	relaying, consuming := p.run(), p.consume()
 	eventually(t, func() string {
@@ -71,7 +80,7 @@ func TestStatus(t *testing.T) {
 	consuming.exitsCleanly()
 	o := run(t, nil, "", append([]string{"status"}, both...)...)
 	o.expect(t, 0)
-	for _, want := range []string{"outbox   0 pending; 0 failing, 1 dead\n", "free, last held by ", p.queue + ": 0 messages, 0 consumers; 0 dead letters\n"} {
+	for _, want := range []string{"outbox   0 pending, none failing; 1 dead\n", "free, last held by ", p.queue + ": 0 messages, 0 consumers; 0 dead letters\n"} {
 		if !strings.Contains(o.out, want) {
 			t.Errorf("status lacks %q: %v", want, o)
 		}

@@ -126,7 +126,7 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 	p.end()
 	if err != nil {
 		if done.Rows > 0 {
-			return fmt.Errorf("%w\n%d rows were sent, up to key %q: go on with --resume", err, done.Rows, done.Position)
+			return fmt.Errorf("%w\n%s %s sent, up to key %q: go on with --resume", err, howMany(done.Rows, "row"), plural(done.Rows, "was", "were"), done.Position)
 		}
 		return err
 	}
@@ -138,7 +138,7 @@ func (c *syncCommand) sync(cmd *cobra.Command, m reconcile.Master, filter outbox
 			Position string `json:"position"`
 		}{c.entity, done.Rows, done.Position})
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d rows synced\n", done.Rows)
+	fmt.Fprintf(cmd.OutOrStdout(), "%s synced\n", howMany(done.Rows, "row"))
 	return nil
 }
 

@@ -129,18 +129,24 @@ func TestPurgeAsksOnATerminal(t *testing.T) {
 	t.Parallel()
 	s := newSides(t, 0)
 	s.exec(s.master, `INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts) VALUES (1, 'account', 'a', 'x', '{}', now(), 'refused', 1)`)
+	s.fails([4]string{"account", "a", "refused", "1"})
 	env := []string{"LOCKSTEP_DATABASE_URL=" + s.masterURL}
-	for _, answer := range []string{"n\n", "\n", "\x04"} {
-		_, screen, code := onTerminal(t, env, answer, "dead-letters", "purge", "--outbox")
-		if code != 1 || !strings.Contains(screen, "for good? [y/N]") || !strings.Contains(screen, "nothing was deleted") {
-			t.Errorf("answer %q: exit code %d, %q", answer, code, screen)
+	for _, c := range []struct{ command, asked, done, table string }{
+		{"dead-letters purge --outbox", "Delete the selected dead letters for good?", "1 dead letter purged\n", "outbox_dead"},
+		{"failures purge", "Delete 1 event for good, so that replicas never get it?", "1 failing message purged\n", "outbox"},
+	} {
+		for _, answer := range []string{"n\n", "\n", "\x04"} {
+			_, screen, code := onTerminal(t, env, answer, args(c.command)...)
+			if code != 1 || !strings.Contains(screen, c.asked+" [y/N]") || !strings.Contains(screen, "nothing was deleted") {
+				t.Errorf("%s, answer %q: exit code %d, %q", c.command, answer, code, screen)
+			}
 		}
-	}
-	if n := s.int(s.master, `SELECT count(*) FROM outbox_dead`); n != 1 {
-		t.Fatalf("%d letters left, want 1", n)
-	}
-	out, screen, code := onTerminal(t, env, "y\n", "dead-letters", "purge", "--outbox")
-	if code != 0 || out != "1 dead letters purged\n" {
-		t.Errorf("answer y: exit code %d, %q, %q", code, out, screen)
+		if n := s.int(s.master, `SELECT count(*) FROM `+c.table); n != 1 {
+			t.Fatalf("%s: %d left, want 1", c.command, n)
+		}
+		out, screen, code := onTerminal(t, env, "y\n", args(c.command)...)
+		if code != 0 || out != c.done {
+			t.Errorf("%s, answer y: exit code %d, %q, %q", c.command, code, out, screen)
+		}
 	}
 }

@@ -89,9 +89,9 @@ func TestSyncAsksForTheQueue(t *testing.T) {
 	differ("nobody").expect(t, 0, "queue nobody is not looked for: no --broker-url is given")
 	differ("nobody", "--broker-url", at).expect(t, 1, "nobody", "correct --queue", "start the replica", "--yes")
 	differ("billing", "--broker-url", at, "--queue", "nobody").expect(t, 1, "nobody", "correct --queue")
-	differ("nobody", "--broker-url", at, "--yes").wantOut(t, "1 of 1 rows synced\n")
-	differ("nobody", "--broker-url", at, "--queue", "billing").wantOut(t, "1 of 1 rows synced\n")
-	differ("None", "--broker-url", at).wantOut(t, "1 of 1 rows synced\n")
+	differ("nobody", "--broker-url", at, "--yes").wantOut(t, "1 of 1 row synced\n")
+	differ("nobody", "--broker-url", at, "--queue", "billing").wantOut(t, "1 of 1 row synced\n")
+	differ("None", "--broker-url", at).wantOut(t, "1 of 1 row synced\n")
 }
 
 func TestSyncCommand(t *testing.T) {
@@ -226,7 +226,7 @@ func TestDumpAndLoadCommands(t *testing.T) {
 	if _, err := gzip.NewReader(f); err != nil {
 		t.Errorf("%s is not compressed: %v", zipped, err)
 	}
-	s.onReplica("", "load", "--input", zipped, "--clear").wantOut(t, "account: 3 rows cleared, 1 rows loaded, 0 skipped, 0 failed\n")
+	s.onReplica("", "load", "--input", zipped, "--clear").wantOut(t, "account: 3 rows cleared, 1 row loaded, 0 skipped, 0 failed\n")
 
 	compressed, err := os.ReadFile(zipped)
 	if err != nil {
@@ -301,7 +301,7 @@ extra    6  replica has revision 1
 account: 5 rows compared, 4 differ: 1 missing, 1 extra, 1 of another revision, 1 with other values
 `)
 	round("--exit-code").expect(t, 1, "3 rows of account differ")
-	s.onReplica(gone.out, "deleted", "sync").wantOut(t, "1 of 1 rows deleted\n")
+	s.onReplica(gone.out, "deleted", "sync").wantOut(t, "1 of 1 row deleted\n")
 	have := round("--json", "--filter", `{"id__gte": 5}`)
 	var summary map[string]any
 	if err := json.Unmarshal([]byte(have.out), &summary); err != nil || summary["rows"] != 1.0 || summary["missing"] != 0.0 {
@@ -367,7 +367,7 @@ func TestMounted(t *testing.T) {
 	if !strings.HasSuffix(two, ",billing\n[3]\n") {
 		t.Errorf("diff replica: %s", two)
 	}
-	if have := mounted(two, "diff", "sync", "--quiet", "--database-url", s.masterURL); have != "1 of 1 rows synced\n" {
+	if have := mounted(two, "diff", "sync", "--quiet", "--database-url", s.masterURL); have != "1 of 1 row synced\n" {
 		t.Errorf("diff sync: %s", have)
 	}
 }

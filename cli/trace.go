@@ -343,8 +343,8 @@ func (c *traceCommand) letters(ctx context.Context, t *traced, queue string) err
 			return nil
 		}
 		e := tracedEvent{Where: "dead letter", ID: d.id, Error: d.reason}
-		if e.read(d.body); !d.died.IsZero() {
-			e.Died = &d.died
+		if e.read(d.body); !d.since.IsZero() {
+			e.Died = &d.since
 		}
 		if ev, err := event.Decode(d.body); err == nil {
 			e.Attempts = ev.Retries

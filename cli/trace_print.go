@@ -19,7 +19,7 @@ func (t *traced) print(out io.Writer) {
 			fmt.Fprintf(out, ", died %s", e.Died.UTC().Format(time.DateTime))
 		}
 		if e.Attempts > 0 {
-			fmt.Fprintf(out, ", %d attempts", e.Attempts)
+			fmt.Fprintf(out, ", %s", howMany(e.Attempts, "attempt"))
 		}
 		if e.RetryAt != nil {
 			fmt.Fprintf(out, ", again at %s", e.RetryAt.Format(time.DateTime))

@@ -34,16 +34,6 @@ func NewAdmin(db *sql.DB, d Dialect) (*Admin, error) {
 	return &Admin{newStore(db, d)}, nil
 }
 
-// Failure is a message that the broker refused and that is tried again. Later
-// messages of its key wait for it.
-type Failure struct {
-	ID         int64 // of the row in outbox
-	Topic, Key string
-	Attempts   int
-	Error      string    // of the last attempt
-	RetryAt    time.Time // by the database's clock
-}
-
 // DeadLetter is a message that the relay gave up.
 type DeadLetter struct {
 	ID                int64 // it had in outbox
@@ -52,17 +42,6 @@ type DeadLetter struct {
 	Attempts          int
 	Error             string // of the last attempt
 	Created, Died     time.Time
-}
-
-// Failures lists at most limit messages with an id above after, in id order. Start
-// with after 0 and go on with the last id.
-func (a *Admin) Failures(ctx context.Context, after int64, limit int) ([]Failure, error) {
-	return list(ctx, a.store, "list failures", a.store.sql.Failures, after, limit, func(scan func(...any) error) (f Failure, err error) {
-		var at int64
-		err = scan(&f.ID, &f.Topic, &f.Key, &f.Attempts, &f.Error, &at)
-		f.RetryAt = time.UnixMilli(at)
-		return f, err
-	})
 }
 
 // DeadLetters lists at most limit dead messages with an id above after, in id order.
@@ -100,29 +79,6 @@ func list[T any](
 	return found, nil
 }
 
-// RetryFailures makes failing messages due at once, with no attempt spent, and
-// returns how many there were. A relay that runs notices within seconds.
-func (a *Admin) RetryFailures(ctx context.Context, ids ...int64) (int64, error) {
-	return a.change(ctx, "retry failures", ids, a.store.sql.Hasten)
-}
-
-// PurgeFailures deletes failing messages from the outbox for good, which lets
-// their keys go on, and returns how many there were. Nothing else is deleted:
-// an id that is not failing is left alone.
-func (a *Admin) PurgeFailures(ctx context.Context, ids ...int64) (int64, error) {
-	failing := make([]int64, 0, len(ids))
-	for _, id := range ids {
-		found, err := a.Failures(ctx, id-1, 1)
-		if err != nil {
-			return 0, err
-		}
-		if len(found) == 1 && found[0].ID == id {
-			failing = append(failing, id)
-		}
-	}
-	return a.change(ctx, "purge failures", failing, a.store.sql.Mend, a.store.sql.Delete)
-}
-
 // RetryDead puts dead messages back into the outbox, behind what is there, and
 // returns how many there were. An event that expires gets its life anew, counted
 // from now. To a replica that has seen newer ones of the key they are stale.
@@ -131,9 +87,9 @@ func (a *Admin) RetryDead(ctx context.Context, ids ...int64) (int64, error) {
 		return 0, err
 	}
 	if a.store.sql.RevivePurges {
-		return a.change(ctx, "retry dead letters", ids, a.store.sql.Revive)
+		return a.change(ctx, "retry dead letters", ids, 0, a.store.sql.Revive)
 	}
-	return a.change(ctx, "retry dead letters", ids, a.store.sql.Revive, a.store.sql.Purge)
+	return a.change(ctx, "retry dead letters", ids, 0, a.store.sql.Revive, a.store.sql.Purge)
 }
 
 // renewPage is how many dead letters are read at once to be renewed.
@@ -182,32 +138,47 @@ func (a *Admin) rewrite(ctx context.Context, id int64, payload []byte) error {
 
 // PurgeDead deletes dead messages for good and returns how many there were.
 func (a *Admin) PurgeDead(ctx context.Context, ids ...int64) (int64, error) {
-	return a.change(ctx, "purge dead letters", ids, a.store.sql.Purge)
+	return a.change(ctx, "purge dead letters", ids, 0, a.store.sql.Purge)
 }
 
+// changeAttempts is how often a change is tried that met with a relay's own.
+const changeAttempts = 5
+
 // change runs statements about ids in one transaction and returns how many rows
-// the last one changed.
-func (a *Admin) change(ctx context.Context, what string, ids []int64, statements ...string) (int64, error) {
+// the one of index counted changed.
+func (a *Admin) change(ctx context.Context, what string, ids []int64, counted int, statements ...string) (int64, error) {
 	if len(ids) == 0 {
 		return 0, nil
 	}
-	changed, err := bounded(ctx, callTimeout, func(ctx context.Context) (n int64, err error) {
-		err = a.store.brief(ctx, nil, func(q dialect.Querier) error {
-			for _, statement := range statements {
-				result, err := q.ExecContext(ctx, statement, a.store.dialect.IDs(ids))
-				if err != nil {
-					return err
-				}
-				if n, err = result.RowsAffected(); err != nil {
-					return err
-				}
-			}
-			return nil
+	for attempt := 1; ; attempt++ {
+		changed, err := bounded(ctx, callTimeout, func(ctx context.Context) (int64, error) {
+			return a.changeOnce(ctx, a.store.dialect.IDs(ids), counted, statements)
 		})
-		return n, err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("relay: %s: %w", what, err)
+		switch {
+		case err == nil:
+			return changed, nil
+		case dialect.Classify(err) != dialect.Conflict || attempt == changeAttempts:
+			return 0, fmt.Errorf("relay: %s: %w", what, err)
+		}
+		wait(ctx, time.Duration(attempt)*10*time.Millisecond)
 	}
-	return changed, nil
+}
+
+func (a *Admin) changeOnce(ctx context.Context, ids string, counted int, statements []string) (changed int64, err error) {
+	err = a.store.brief(ctx, nil, func(q dialect.Querier) error {
+		for i, statement := range statements {
+			result, err := q.ExecContext(ctx, statement, ids)
+			if err != nil {
+				return err
+			}
+			if i != counted {
+				continue
+			}
+			if changed, err = result.RowsAffected(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return changed, err
 }

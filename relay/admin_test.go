@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"slices"
 	"strings"
@@ -49,8 +50,12 @@ func TestFailuresListRetryPurge(t *testing.T) {
 			return len(list) == 2 && list[0].Attempts > 2 && list[1].Attempts > 2
 		})
 		if f := list[0]; f.Topic != "account" || f.Key != "a" || !strings.Contains(f.Error, "refused") ||
-			time.Until(f.RetryAt) > time.Minute || time.Until(f.RetryAt) < -time.Minute {
+			time.Until(f.RetryAt) > time.Minute || time.Until(f.RetryAt) < -time.Minute ||
+			time.Since(f.Created) > time.Minute || time.Since(f.Created) < -time.Minute || string(f.Metadata) != "{}" {
 			t.Errorf("first failure: %+v", f)
+		}
+		if body, err := admin.Payload(t.Context(), list[0].ID); err != nil || string(body) != "a1" {
+			t.Errorf("body of the first: %q, %v", body, err)
 		}
 		if next, err := admin.Failures(t.Context(), list[0].ID, 10); err != nil || len(next) != 1 || next[0].Key != "b" {
 			t.Errorf("behind the first: %+v, %v; want b's", next, err)
@@ -65,6 +70,67 @@ func TestFailuresListRetryPurge(t *testing.T) {
 		m.drained(t)
 		if seen := pub.all(); seen[len(seen)-1] != "account/b2" {
 			t.Errorf("last on the wire: %s, want b2, whose way is free", seen[len(seen)-1])
+		}
+		if _, err := admin.Payload(t.Context(), list[0].ID); !errors.Is(err, relay.ErrGone) {
+			t.Errorf("body of a message that is gone: %v, want ErrGone", err)
+		}
+		if n := m.count(t, "outbox_failures") + m.count(t, "outbox_dead"); n != 0 {
+			t.Errorf("%d failures and dead letters are left, want none", n)
+		}
+	})
+}
+
+// A failing message that is given up is a dead letter with its error and attempts, its
+// key goes on, and it can be put back. What is not failing is left alone.
+func TestGiveUpFailures(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		var good atomic.Bool
+		pub := &recorder{fate: func(p string) error {
+			if strings.HasPrefix(p, "a") && !good.Load() {
+				return refusal{}
+			}
+			return nil
+		}}
+		m.put(t, "a1", "a2", "b1")
+		m.start(t, pub, relay.Config{})
+		admin := m.admin(t)
+		var failing []relay.Failure
+		eventually(t, "several refusals, and b is through", func() bool {
+			var err error
+			if failing, err = admin.Failures(t.Context(), 0, 10); err != nil {
+				t.Fatal(err)
+			}
+			return len(failing) == 1 && failing[0].Attempts > 2 && len(m.pendingKeys(t)) == 2
+		})
+		// An id that was given out again finds the dead letter of another message.
+		if _, err := m.ExecContext(t.Context(), columns(`INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+			SELECT id, 'other', key, payload, metadata, created_at, 'old', 1 FROM outbox WHERE key = 'a'`, m.dialect)); err != nil {
+			t.Fatal(err)
+		}
+		id := failing[0].ID
+		if n, err := admin.GiveUpFailures(t.Context(), id, id+1, id+2, id+100); err != nil || n != 1 {
+			t.Errorf("gave %d up, %v; want a1 alone", n, err)
+		}
+		letters, err := admin.DeadLetters(t.Context(), id-1, 1)
+		if err != nil || len(letters) != 1 {
+			t.Fatalf("%d letters, %v; want 1", len(letters), err)
+		}
+		if d := letters[0]; d.ID != id || d.Topic != "account" || string(d.Payload) != "a1" || d.Attempts < 3 || d.Error != "refused" ||
+			time.Since(d.Died) > time.Minute || d.Created.Sub(failing[0].Created) != 0 {
+			t.Errorf("letter: %+v", d)
+		}
+		good.Store(true)
+		m.drained(t)
+		if n := m.count(t, "outbox_failures"); n != 0 {
+			t.Errorf("%d failures are left, want none", n)
+		}
+		if n, err := admin.RetryDead(t.Context(), id); err != nil || n != 1 {
+			t.Errorf("put %d back, %v; want 1", n, err)
+		}
+		m.drained(t)
+		if seen := pub.all(); seen[len(seen)-2] != "account/a2" || seen[len(seen)-1] != "account/a1" {
+			t.Errorf("the last on the wire: %v, want a2, which was next, and a1, which was put back", seen[len(seen)-2:])
 		}
 	})
 }
@@ -272,6 +338,9 @@ func TestOverview(t *testing.T) {
 			o, err = admin.Overview(t.Context())
 			return err == nil && o.Pending == 2 && o.Failing == 1 && o.Dead == 1
 		})
+		if o.OldestFailing < 0 || o.OldestFailing > o.Oldest {
+			t.Errorf("the oldest is %v old, and the oldest failing one %v", o.Oldest, o.OldestFailing)
+		}
 		if l := o.Leases; len(l) != 1 || l[0].Holder == "" || l[0].Term != 1 || l[0].Shards != 1 ||
 			l[0].Left < 30*time.Second || l[0].Left > 61*time.Second || l[0].Renewed < -time.Second || l[0].Renewed > 30*time.Second {
 			t.Errorf("leases %+v", l)
@@ -282,6 +351,23 @@ func TestOverview(t *testing.T) {
 		stop()
 		if o, err = admin.Overview(t.Context()); err != nil || len(o.Leases) != 1 || o.Leases[0].Left > 0 {
 			t.Errorf("after the relay's end: %+v, %v; want a lease that nobody has", o.Leases, err)
+		}
+		// One that was deleted by hand is not failing any more, whatever is noted of it.
+		older := map[relay.Dialect]string{
+			relay.Postgres: `created_at - interval '3 hours'`, relay.MySQL: `created_at - INTERVAL 3 HOUR`,
+			relay.SQLite: `strftime('%Y-%m-%d %H:%M:%f000+00:00', substr(created_at, 1, 23), '-3 hours')`,
+		}[m.dialect]
+		if _, err := m.ExecContext(t.Context(), `UPDATE outbox SET created_at = `+older); err != nil {
+			t.Fatal(err)
+		}
+		if o, err = admin.Overview(t.Context()); err != nil || o.OldestFailing.Round(time.Hour) != 3*time.Hour {
+			t.Errorf("the oldest failing one is %v old, %v; want 3 hours", o.OldestFailing, err)
+		}
+		if _, err := m.ExecContext(t.Context(), columns(`DELETE FROM outbox WHERE key = 'a'`, m.dialect)); err != nil {
+			t.Fatal(err)
+		}
+		if o, err = admin.Overview(t.Context()); err != nil || o.Pending != 0 || o.Failing != 0 || o.OldestFailing != 0 {
+			t.Errorf("nothing is pending, and %d are failing, the oldest for %v, %v", o.Failing, o.OldestFailing, err)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 )
@@ -12,8 +13,11 @@ type Overview struct {
 	Pending int64
 	// Oldest is the age of the one that was put in first; 0 when there is none.
 	Oldest time.Duration
-	// Failing is how many of them the broker refused, Dead how many were given up.
+	// Failing is how many of them the broker refused and are tried again, Dead how many
+	// were given up and are not in the outbox any more.
 	Failing, Dead int64
+	// OldestFailing is the age of the failing one that was put in first; 0 when none is.
+	OldestFailing time.Duration
 	// Shards is the number of shards that is wanted, Relays how many relays have
 	// said that they share them: none say so while there is one shard.
 	Shards, Relays int
@@ -46,10 +50,12 @@ func (a *Admin) Overview(ctx context.Context) (Overview, error) {
 	}
 	o.Leases, err = bounded(ctx, callTimeout, func(ctx context.Context) ([]LeaseView, error) {
 		var now int64
+		var oldest sql.NullInt64
 		q := a.store.query(a.store.db)
-		if err := q.QueryRowContext(ctx, a.store.sql.Counts).Scan(&o.Failing, &o.Dead, &o.Shards, &o.Relays, &now); err != nil {
+		if err := q.QueryRowContext(ctx, a.store.sql.Counts).Scan(&o.Failing, &oldest, &o.Dead, &o.Shards, &o.Relays, &now); err != nil {
 			return nil, err
 		}
+		o.OldestFailing = time.Duration(max(oldest.Int64, 0)) * time.Millisecond
 		o.Now = time.UnixMilli(now)
 		return a.store.leases(ctx)
 	})

@@ -54,8 +54,9 @@ type RelaySQL struct {
 	// of the first in milliseconds, or null.
 	Look string
 
-	// Counts returns how many rows are failing and how many dead, the number of shards
-	// that is wanted, that of relays which share them, and the present time.
+	// Counts returns how many rows are failing, the age of the first of them in
+	// milliseconds, or null, how many are dead, the number of shards that is wanted,
+	// that of relays which share them, and the present time.
 	Counts string
 	// Leases lists the shards that were ever owned: shard, holder, term, position, how
 	// many shards there were, milliseconds until the lease expires and since it was
@@ -63,11 +64,19 @@ type RelaySQL struct {
 	Leases string
 
 	// Failures lists at most $2 of the rows that are failing, after id $1, in id
-	// order: id, topic, key, attempts, error, time of the next try.
-	// Times are milliseconds since 1970.
+	// order: id, topic, key, metadata, attempts, error, times of creation and of the
+	// next try. Times are milliseconds since 1970.
 	Failures string
 	// Hasten makes the failures of a list of ids ($1) due now, with no attempt spent.
 	Hasten string
+	// GiveUp copies those of a list of ids ($1) that are failing to outbox_dead, with
+	// their error and attempts. Where it does not also delete them, DeleteFailing follows.
+	GiveUp string
+	// GiveUpDeletes says that GiveUp deletes too.
+	GiveUpDeletes bool
+	// DeleteFailing removes those of a list of ids ($1) that are failing. Their failures
+	// stay for Mend.
+	DeleteFailing string
 	// Letters lists at most $2 rows of outbox_dead after id $1, in id order: id,
 	// topic, key, payload, metadata, attempts, error, times of creation and death.
 	Letters string

@@ -75,7 +75,10 @@ SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM outbox LIMIT 1000000) o),
        (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, UTC_TIMESTAMP(6)) DIV 1000 FROM outbox ORDER BY id LIMIT 1)`,
 
 	Counts: `
-SELECT (SELECT COUNT(*) FROM outbox_failures), (SELECT COUNT(*) FROM outbox_dead), wanted,
+SELECT (SELECT COUNT(*) FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id),
+       (SELECT TIMESTAMPDIFF(MICROSECOND, o.created_at, UTC_TIMESTAMP(6)) DIV 1000
+        FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id ORDER BY o.id LIMIT 1),
+       (SELECT COUNT(*) FROM outbox_dead), wanted,
        (SELECT COUNT(*) FROM outbox_relays WHERE expires_at > UTC_TIMESTAMP(6)),
        TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000
 FROM outbox_shards`,
@@ -86,7 +89,9 @@ SELECT shard, CAST(holder AS BINARY), term, position, shards, TIMESTAMPDIFF(MICR
 FROM outbox_leases ORDER BY shard`,
 
 	Failures: `
-SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), f.attempts, f.last_error, CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', f.retry_at) DIV 1000 AS SIGNED)
+SELECT o.id, CAST(o.topic AS BINARY), CAST(o.` + "`key`" + ` AS BINARY), CAST(CONVERT(o.metadata USING utf8mb4) AS BINARY), f.attempts, f.last_error,
+       CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', o.created_at) DIV 1000 AS SIGNED),
+       CAST(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', f.retry_at) DIV 1000 AS SIGNED)
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
 WHERE o.id > ?1
 ORDER BY o.id LIMIT ?2`,
@@ -94,6 +99,19 @@ ORDER BY o.id LIMIT ?2`,
 	Hasten: `
 UPDATE ` + mysqlIDs + ` STRAIGHT_JOIN outbox_failures f FORCE INDEX (PRIMARY) ON f.outbox_id = j.id
 SET f.attempts = 0, f.retry_at = UTC_TIMESTAMP(6)`,
+
+	// The outbox's rows are locked first, as when the relay deletes what was confirmed.
+	GiveUp: `
+REPLACE INTO outbox_dead (id, topic, ` + "`key`" + `, payload, metadata, created_at, error, attempts)
+SELECT o.id, o.topic, o.` + "`key`" + `, o.payload, o.metadata, o.created_at, f.last_error, f.attempts
+FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox o FORCE INDEX (PRIMARY) ON o.id = j.id
+STRAIGHT_JOIN outbox_failures f FORCE INDEX (PRIMARY) ON f.outbox_id = o.id
+FOR UPDATE`,
+
+	DeleteFailing: `
+DELETE o
+FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox o FORCE INDEX (PRIMARY) ON o.id = j.id
+STRAIGHT_JOIN outbox_failures f FORCE INDEX (PRIMARY) ON f.outbox_id = o.id`,
 
 	Letters: `
 SELECT id, CAST(topic AS BINARY), CAST(` + "`key`" + ` AS BINARY), payload, CAST(CONVERT(metadata USING utf8mb4) AS BINARY), attempts, error,

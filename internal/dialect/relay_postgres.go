@@ -69,7 +69,10 @@ SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT 1000000) o),
        (SELECT extract(epoch FROM clock_timestamp() - created_at) * 1000 FROM outbox ORDER BY id LIMIT 1)::bigint`,
 
 	Counts: `
-SELECT (SELECT count(*) FROM outbox_failures), (SELECT count(*) FROM outbox_dead), wanted,
+SELECT (SELECT count(*) FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id),
+       (SELECT (extract(epoch FROM clock_timestamp() - o.created_at) * 1000)::bigint
+        FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id ORDER BY o.id LIMIT 1),
+       (SELECT count(*) FROM outbox_dead), wanted,
        (SELECT count(*) FROM outbox_relays WHERE expires_at > clock_timestamp()),
        (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 FROM outbox_shards`,
@@ -80,12 +83,30 @@ SELECT shard, holder, term, position, shards, (extract(epoch FROM expires_at - c
 FROM outbox_leases ORDER BY shard`,
 
 	Failures: `
-SELECT o.id, o.topic, o.key, f.attempts, f.last_error, (extract(epoch FROM f.retry_at) * 1000)::bigint
+SELECT o.id, o.topic, o.key, o.metadata::text, f.attempts, f.last_error,
+       (extract(epoch FROM o.created_at) * 1000)::bigint, (extract(epoch FROM f.retry_at) * 1000)::bigint
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
 WHERE o.id > $1
 ORDER BY o.id LIMIT $2`,
 
 	Hasten: `UPDATE outbox_failures SET attempts = 0, retry_at = clock_timestamp() WHERE outbox_id = ANY ($1::bigint[])`,
+
+	GiveUp: `
+WITH gone AS (
+    DELETE FROM outbox o USING outbox_failures f
+    WHERE o.id = ANY ($1::bigint[]) AND f.outbox_id = o.id
+    RETURNING o.*, f.last_error, f.attempts
+)
+INSERT INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+SELECT id, topic, key, payload, metadata, created_at, last_error, attempts FROM gone
+ON CONFLICT (id) DO UPDATE -- as in Bury
+SET topic = EXCLUDED.topic, key = EXCLUDED.key, payload = EXCLUDED.payload, metadata = EXCLUDED.metadata,
+    created_at = EXCLUDED.created_at, error = EXCLUDED.error, attempts = EXCLUDED.attempts, died_at = clock_timestamp()`,
+	GiveUpDeletes: true,
+
+	DeleteFailing: `
+DELETE FROM outbox
+WHERE id = ANY ($1::bigint[]) AND id IN (SELECT outbox_id FROM outbox_failures)`,
 
 	Letters: `
 SELECT id, topic, key, payload, metadata::text, attempts, error,

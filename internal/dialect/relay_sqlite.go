@@ -61,7 +61,10 @@ SELECT (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 1000000)),
        (SELECT CAST((julianday('now') - julianday(substr(created_at, 1, 23))) * 86400000 AS INTEGER) FROM outbox ORDER BY id LIMIT 1)`,
 
 	Counts: `
-SELECT (SELECT count(*) FROM outbox_failures), (SELECT count(*) FROM outbox_dead), wanted,
+SELECT (SELECT count(*) FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id),
+       (SELECT CAST((julianday('now') - julianday(substr(o.created_at, 1, 23))) * 86400000 AS INTEGER)
+        FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id ORDER BY o.id LIMIT 1),
+       (SELECT count(*) FROM outbox_dead), wanted,
        (SELECT count(*) FROM outbox_relays WHERE expires_at > strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')),
        CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)
 FROM outbox_shards`,
@@ -73,7 +76,9 @@ SELECT shard, holder, term, position, shards,
 FROM outbox_leases ORDER BY shard`,
 
 	Failures: `
-SELECT o.id, o.topic, o.key, f.attempts, f.last_error, CAST(round((julianday(substr(f.retry_at, 1, 23)) - 2440587.5) * 86400000) AS INTEGER)
+SELECT o.id, o.topic, o.key, o.metadata, f.attempts, f.last_error,
+       CAST(round((julianday(substr(o.created_at, 1, 23)) - 2440587.5) * 86400000) AS INTEGER),
+       CAST(round((julianday(substr(f.retry_at, 1, 23)) - 2440587.5) * 86400000) AS INTEGER)
 FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
 WHERE o.id > ?1
 ORDER BY o.id LIMIT ?2`,
@@ -81,6 +86,16 @@ ORDER BY o.id LIMIT ?2`,
 	Hasten: `
 UPDATE outbox_failures SET attempts = 0, retry_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')
 WHERE outbox_id IN (SELECT value FROM json_each(?1))`,
+
+	GiveUp: `
+INSERT OR REPLACE INTO outbox_dead (id, topic, key, payload, metadata, created_at, error, attempts)
+SELECT o.id, o.topic, o.key, o.payload, o.metadata, o.created_at, f.last_error, f.attempts
+FROM outbox_failures f JOIN outbox o ON o.id = f.outbox_id
+WHERE o.id IN (SELECT value FROM json_each(?1))`,
+
+	DeleteFailing: `
+DELETE FROM outbox
+WHERE id IN (SELECT value FROM json_each(?1)) AND id IN (SELECT outbox_id FROM outbox_failures)`,
 
 	Letters: `
 SELECT id, topic, key, payload, metadata, attempts, error,

@@ -1,0 +1,19 @@
+package cli
+
+import "fmt"
+
+// howMany is a number of things in words: 1 row, 2 rows.
+func howMany[N int | int64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// plural is a word in its form for so many.
+func plural[N int | int64](n N, one, several string) string {
+	if n == 1 {
+		return one
+	}
+	return several
+}

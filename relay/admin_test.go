@@ -64,7 +64,7 @@ func TestFailuresListRetryPurge(t *testing.T) {
 		eventually(t, "a's are sent", func() bool {
 			return strings.HasSuffix(strings.Join(m.pendingKeys(t), ""), "bb") && len(m.pendingKeys(t)) == 2
 		})
-		if n, err := admin.PurgeFailures(t.Context(), list[0].ID, list[1].ID); err != nil || n != 1 {
+		if n, err := admin.PurgeFailures(t.Context(), list[0].ID, list[1].ID, list[1].ID+1); err != nil || n != 1 {
 			t.Errorf("purged %d, %v; want b1 alone", n, err)
 		}
 		m.drained(t)
@@ -338,8 +338,8 @@ func TestOverview(t *testing.T) {
 			o, err = admin.Overview(t.Context())
 			return err == nil && o.Pending == 2 && o.Failing == 1 && o.Dead == 1
 		})
-		if o.OldestFailing < 0 || o.OldestFailing > o.Oldest {
-			t.Errorf("the oldest is %v old, and the oldest failing one %v", o.Oldest, o.OldestFailing)
+		if o.OldestFailing < 0 || o.OldestFailing > time.Minute {
+			t.Errorf("the oldest failing one is %v old", o.OldestFailing)
 		}
 		if l := o.Leases; len(l) != 1 || l[0].Holder == "" || l[0].Term != 1 || l[0].Shards != 1 ||
 			l[0].Left < 30*time.Second || l[0].Left > 61*time.Second || l[0].Renewed < -time.Second || l[0].Renewed > 30*time.Second {

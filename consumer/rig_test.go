@@ -104,6 +104,28 @@ func rigOn(t testing.TB, db *sql.DB, tables map[string]Table) *rig {
 	return r
 }
 
+// rigInOrder registers tables under their own names, in an order that is that of their
+// statements, too.
+func rigInOrder(t testing.TB, db *sql.DB, names ...string) *rig {
+	t.Helper()
+	c, err := New(db, newTestBroker(), Config{Queue: "replica"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := c.Table(name, Table{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replicas, faults, err := c.load(t.Context())
+	if faults != nil || err != nil {
+		t.Fatal(faults, err)
+	}
+	r := &rig{Consumer: c, replicas: replicas, engine: c.newEngine()}
+	t.Cleanup(func() { _ = r.engine.close() })
+	return r
+}
+
 func (r *rig) catalogue() *catalogue {
 	c := &catalogue{}
 	c.set(r.replicas)

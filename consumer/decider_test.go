@@ -74,7 +74,10 @@ func (s countedStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 func countedRig(t *testing.T, d Dialect, ids []string, ddl ...string) (*rig, *atomic.Int64) {
 	t.Helper()
 	open, timeType := testdb.MariaDB, "datetime(6)"
-	if d == SQLite {
+	switch d {
+	case Postgres:
+		open, timeType = testdb.Postgres, "timestamptz"
+	case SQLite:
 		open, timeType = testdb.SQLite, "text"
 	}
 	plain, dsn := open(t)

@@ -188,8 +188,11 @@ func set[T comparable](field *T, value T) {
 // back the transaction (RAISE(ROLLBACK), and ON CONFLICT ROLLBACK of a constraint)
 // costs the others of the batch a transaction each.
 //
-// A message whose unique value another row still holds is tried again. Rows that
-// exchange such values need a constraint that is DEFERRABLE.
+// A unique value that one row gives up and another takes within a batch changes hands
+// there, whichever message came first. One that another row still has costs its message
+// an attempt. Two rows that exchange theirs at once, without a third value in between,
+// never fit one after the other: on PostgreSQL make the constraint DEFERRABLE INITIALLY
+// DEFERRED, elsewhere do without it, for the master has seen to it.
 //
 // A message whose row refers to one that is not there, by a foreign key of any number
 // of columns, is parked until that has come; see [Config.MaxParked]. It does not

@@ -214,6 +214,6 @@ func (p *postgres) within(ctx context.Context, tx *sql.Tx, batch []*incoming) (r
 	if _, err := tx.ExecContext(ctx, dialect.ReplicaImmediate); err != nil {
 		return result{}, fmt.Errorf("consumer: isolate: %w", err)
 	}
-	err := iso.try(ctx, tx, batch)
+	err := iso.rounds(ctx, tx, batch)
 	return iso.result, err
 }

@@ -29,8 +29,33 @@ func (iso *isolation) halve(ctx context.Context, batch []*incoming) error {
 		if !remakes(batch) {
 			batch = byTable(batch)
 		}
-		return iso.try(ctx, tx, batch)
+		return iso.rounds(ctx, tx, batch)
 	})
+}
+
+// rounds tries messages, and those again that other rows kept out as long as some are
+// applied: one may take what another gives up, or refer to what another brings.
+func (iso *isolation) rounds(ctx context.Context, tx *sql.Tx, batch []*incoming) error {
+	for round := 1; len(batch) > 0; round++ {
+		before, failed := iso.applied, len(iso.failures)
+		if err := iso.try(ctx, tx, batch); err != nil {
+			return err
+		}
+		if iso.applied == before || round == maxRounds {
+			return nil
+		}
+		var final []failure
+		batch = nil
+		for _, f := range iso.failures[failed:] {
+			if dialect.IsTaken(f.err) || dialect.IsMissingParent(f.err) {
+				batch = append(batch, f.in)
+			} else {
+				final = append(final, f)
+			}
+		}
+		iso.failures = append(iso.failures[:failed], final...)
+	}
+	return nil
 }
 
 // prepareParts makes sure that there is a statement for whatever a part of the

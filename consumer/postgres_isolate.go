@@ -150,31 +150,68 @@ type accusation struct {
 	err error
 }
 
-// acquitAll ends a batch: each of the accused is applied or fails.
+// acquitAll ends a batch: each of the accused is applied or fails. As long as some are
+// applied, the others are asked about again: one may take what another gives up. After
+// some rounds they are tried as they came.
 func (iso *isolation) acquitAll(ctx context.Context) error {
-	for _, a := range iso.accusations {
-		if err := iso.acquit(ctx, a); err != nil {
-			return err
+	for round := 1; len(iso.accusations) > 0; round++ {
+		before := iso.applied
+		var left []accusation
+		for _, a := range iso.accusations {
+			guilty, err := iso.acquit(ctx, a, round == 1)
+			if err != nil {
+				return err
+			}
+			if len(guilty) > 0 {
+				left = append(left, accusation{guilty, a.err})
+			}
+		}
+		iso.accusations = left
+		switch {
+		case iso.applied == before:
+			iso.condemn()
+		case round == maxRounds:
+			return iso.tryAccused(ctx)
 		}
 	}
 	return nil
 }
 
 // acquit asks about the accused again, for what they lacked may have come with
-// the rest of the batch, and applies those that violate nothing any more.
-func (iso *isolation) acquit(ctx context.Context, a accusation) error {
+// the rest of the batch, and applies those that violate nothing any more. The others
+// are returned.
+func (iso *isolation) acquit(ctx context.Context, a accusation, anew bool) (guilty []*incoming, err error) {
 	constraint := dialect.ConstraintOf(a.err)
 	for _, in := range a.of { // it may be another by now, or gone: what fails, fails on what there is
-		delete(iso.conditions, [2]string{in.to.Table, constraint})
+		if anew {
+			delete(iso.conditions, [2]string{in.to.Table, constraint})
+		}
 	}
-	guilty, err := iso.violators(ctx, constraint, a.of)
+	guilty, err = iso.violators(ctx, constraint, a.of)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, in := range guilty {
-		iso.fail(in, in.fault(nil, nil, a.err))
+	return guilty, iso.halve(ctx, without(a.of, guilty))
+}
+
+// condemn fails the accused that are left.
+func (iso *isolation) condemn() {
+	for _, a := range iso.accusations {
+		for _, in := range a.of {
+			iso.fail(in, in.fault(nil, nil, a.err))
+		}
 	}
-	return iso.halve(ctx, without(a.of, guilty))
+	iso.accusations = nil
+}
+
+// tryAccused tries the accused that are left.
+func (iso *isolation) tryAccused(ctx context.Context) error {
+	var all []*incoming
+	for _, a := range iso.accusations {
+		all = append(all, a.of...)
+	}
+	iso.accusations = nil
+	return iso.halve(ctx, all)
 }
 
 func (r *result) fail(in *incoming, err error) { r.failures = append(r.failures, failure{in, err}) }

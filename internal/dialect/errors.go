@@ -309,5 +309,12 @@ func IsMissingParent(err error) bool {
 	return false
 }
 
+// IsTaken reports whether PostgreSQL refused a value because another row has it, or
+// has one that it may not meet.
+func IsTaken(err error) bool {
+	var state sqlStater
+	return errors.As(err, &state) && (state.SQLState() == "23505" || state.SQLState() == "23P01") // unique, exclusion
+}
+
 // IsDuplicate reports whether MySQL refused a value because a unique index has it.
 func IsDuplicate(err error) bool { return mysqlNumber(err) == 1062 }

@@ -265,26 +265,34 @@ func (r *Replica) PostgresDelete() string {
 }
 
 // ReplicaConstraint is the query for the condition that rows which violate a
-// constraint meet, in SQL over a row r. Its parameters are the quoted table, the
-// constraint's name and the condition of [Replica.OtherKey]. With it come the columns
-// it speaks of, as a JSON array. There is no result for a constraint of another kind
-// or table.
+// constraint or a unique index meet, in SQL over a row r. Its parameters are the quoted
+// table, the name and the condition of [Replica.OtherKey]. With it come the columns it
+// speaks of, as a JSON array. There is no result for one of another kind or table, nor
+// for an index of expressions or of a part of the rows.
 const ReplicaConstraint = `
 SELECT CASE c.contype
        WHEN 'c' THEN 'NOT (' || pg_get_expr(c.conbin, c.conrelid) || ')'
        WHEN 'f' THEN string_agg('r.' || quote_ident(a.attname) || ' IS NOT NULL', ' AND ')
                      || ' AND NOT EXISTS (SELECT FROM ' || c.confrelid::regclass || ' p WHERE '
                      || string_agg('p.' || quote_ident(f.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
-       WHEN 'u' THEN 'EXISTS (SELECT FROM ' || c.conrelid::regclass || ' o WHERE ' || $3 || ' AND '
-                     || string_agg('o.' || quote_ident(a.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
        END,
        json_agg(a.attname)
 FROM pg_constraint c
 LEFT JOIN LATERAL unnest(c.conkey, c.confkey) k (own, other) ON true
 LEFT JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
 LEFT JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other
-WHERE c.conrelid = to_regclass($1) AND c.conname = $2 AND c.contype IN ('c', 'f', 'u')
-GROUP BY c.oid, c.contype, c.conbin, c.conrelid, c.confrelid`
+WHERE c.conrelid = to_regclass($1) AND c.conname = $2 AND c.contype IN ('c', 'f')
+GROUP BY c.oid, c.contype, c.conbin, c.conrelid, c.confrelid
+UNION ALL
+SELECT 'EXISTS (SELECT FROM ' || i.indrelid::regclass || ' o WHERE ' || $3 || ' AND '
+       || string_agg('o.' || quote_ident(a.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')',
+       json_agg(a.attname)
+FROM pg_index i
+JOIN pg_class x ON x.oid = i.indexrelid AND x.relname = $2
+CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (own, n)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.own
+WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL AND k.n <= i.indnkeyatts
+GROUP BY i.indrelid`
 
 // OtherKey returns the condition that rows o and r have different keys.
 func (r *Replica) OtherKey() string {

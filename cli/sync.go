@@ -40,9 +40,10 @@ transactions, safe beside live writes. A relay forwards them.
 With --queue the broker is asked whether the queue is there, if --broker-url is
 given: the relay tries what no queue takes until it gives it up.
 
-Without --filter nothing is selected; --all selects every row. A run that was
-broken off notes how far it came, and the same command with --resume goes on
-there.`,
+Without --filter nothing is selected; --all selects every row. A run notes how far
+it came, and if it is broken off, even killed, the same command with --resume goes
+on there: no row is left out, and at most the rows that were in hand (--batch) are
+sent twice, which is harmless. The note is in this account's cache folder.`,
 		Example: `  relay sync --cqrs-id account --filter '{"id__in": [1, 2]}' --queue billing --config lockstep.yaml
   relay sync --cqrs-id account --all --rate 500/s --resume`,
 		Args: noArgs,

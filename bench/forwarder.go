@@ -47,11 +47,7 @@ func forwarded(ctx context.Context, r *rig, bodies [][]byte, arrived func(contex
 	if err != nil {
 		return 0, err
 	}
-	cfg := wamqp.NewDurableTopicConfig(r.amqpURL, r.exchange, r.queue)
-	cfg.Publish.GenerateRoutingKey = func(topic string) string { return topic }
-	cfg.Exchange.Durable = true // its "durable" topology has an exchange that is not
-	cfg.Publish.ConfirmDelivery = true
-	to, err := wamqp.NewPublisher(cfg, log)
+	to, err := wamqp.NewPublisher(r.watermill(), log)
 	if err != nil {
 		return 0, err
 	}
@@ -71,4 +67,14 @@ func forwarded(ctx context.Context, r *rig, bodies [][]byte, arrived func(contex
 		return 0, err
 	}
 	return float64(n) / took.Seconds(), <-ended
+}
+
+// watermill configures watermill-amqp for what the relay does: a topic exchange, all of
+// it durable, confirms.
+func (r *rig) watermill() wamqp.Config {
+	cfg := wamqp.NewDurableTopicConfig(r.amqpURL, r.exchange, r.queue)
+	cfg.Publish.GenerateRoutingKey = func(topic string) string { return topic }
+	cfg.Exchange.Durable = true // its "durable" topology has an exchange that is not
+	cfg.Publish.ConfirmDelivery = true
+	return cfg
 }

@@ -232,8 +232,7 @@ func pipelineRate(ctx context.Context, r *rig, bodies [][]byte) (float64, error)
 // routerRate measures Watermill's forwarder and, side by side, its router with
 // one upsert a message.
 func routerRate(ctx context.Context, r *rig, bodies [][]byte) (float64, error) {
-	cfg := wamqp.NewDurableTopicConfig(r.amqpURL, r.exchange, r.queue)
-	cfg.Exchange.Durable = true
+	cfg := r.watermill()
 	cfg.Queue.GenerateName = func(string) string { return r.queue }
 	cfg.QueueBind.GenerateRoutingKey = func(string) string { return "account" }
 	from, err := wamqp.NewSubscriber(cfg, watermill.NopLogger{})

@@ -30,8 +30,8 @@ const (
 // returns its exit code. Results go to stdout, logs and errors to stderr. When
 // ctx ends, a running command drains and returns.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer, options ...Option) int {
-	root := New(options...) //nolint:contextcheck // cobra hands ctx on
-	root.SetArgs(args)
+	root := New(options...)                   //nolint:contextcheck // cobra hands ctx on
+	root.SetArgs(append([]string{}, args...)) // nil would be the process's own
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	guardBuiltins(root)

@@ -5,9 +5,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
+	"syscall"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -79,5 +83,6 @@ func withRemedy(url string, err error) error {
 // began, as it does when it misses a client's certificate. Its reason is in the error
 // if it came before our next write failed.
 func hungUp(err error) bool {
-	return errors.Is(err, amqp.ErrClosed) || strings.Contains(err.Error(), "tls: ")
+	ends := []error{amqp.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}
+	return strings.Contains(err.Error(), "tls: ") || slices.ContainsFunc(ends, func(end error) bool { return errors.Is(err, end) })
 }

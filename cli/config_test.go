@@ -145,7 +145,7 @@ func TestConfigAgainstDatabase(t *testing.T) {
 		command, content string
 		want             []string
 	}{
-		"entity's table":        {"run", "entities: {a: {table: nosuch}}", []string{"entity a: table nosuch does not exist"}},
+		"entity's table":        {"run", "entities: {a: {table: nosuch}}", []string{"entity a: table nosuch: no such table"}},
 		"entity's column":       {"run", "entities: {a: {table: account_ref, fields: [id, nosuch]}}", []string{`entity a: table account_ref has no column "nosuch"`, "title"}},
 		"entity's key":          {"run", "entities: {a: {table: accounts}}", []string{"entity a: table accounts may hold several rows", "unique index"}},
 		"entity's versions":     {"run", "entities: {a: {table: bare}}", []string{"entity a: table bare lacks cqrs_revision", "ALTER TABLE"}},

@@ -28,6 +28,7 @@ func TestToolsOnEachDatabase(t *testing.T) {
 			s.findsDeleted()
 			s.looksAround()
 			s.handlesDeadLetters()
+			s.saysWhatLacks()
 		})
 	}
 }
@@ -131,6 +132,41 @@ func (s *sides) handlesDeadLetters() {
 	s.onMaster("", "dead-letters", "purge", "--outbox", "--yes").wantOut(t, "3 dead letters purged\n")
 	if n := s.int(s.master, `SELECT count(*) FROM outbox`); n != 1 {
 		t.Errorf("%d events are back, want 1", n)
+	}
+}
+
+// saysWhatLacks mistakes one side for the other, and clears what others refer to.
+func (s *sides) saysWhatLacks() {
+	t := s.t
+	t.Helper()
+	name := func(url string) string { // without its password and what else may be one
+		if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
+			return path
+		}
+		_, at, _ := strings.Cut(url, "@")
+		at, _, _ = strings.Cut(at, "?")
+		return "@" + at
+	}
+	diff := func(master, replica string) outcome {
+		return run(t, s.env, "", "diff", "--cqrs-id", "account", "--master-url", master, "--replica-url", replica)
+	}
+	diff(s.replicaURL, s.masterURL).expect(t, 1, "relay: database ", name(s.replicaURL)+" (--master-url): outbox: entity account: table accounts: no such table: create it")
+	diff(s.masterURL, s.masterURL).expect(t, 1, "relay: database ", name(s.masterURL)+` (--replica-url): consumer: entity "account": table account_ref: no such table`)
+	s.onReplica("", "dump", "--cqrs-id", "account", "--output", "-").expect(t, 1, "relay: database ", name(s.replicaURL)+": outbox: entity account: table accounts: no such table")
+	dump := s.onMaster("", "dump", "--cqrs-id", "account", "--output", "-").out
+	s.onMaster(dump, "load", "--input", "-").expect(t, 1, "relay: database ", name(s.masterURL)+": consumer: ", "account_ref: no such table", "nothing was changed")
+
+	s.onReplica(dump, "load", "--input", "-").expect(t, 0)
+	s.exec(s.replica, `CREATE TABLE notes (id bigint PRIMARY KEY, account_id bigint NOT NULL, FOREIGN KEY (account_id) REFERENCES account_ref (id))`)
+	s.exec(s.replica, `INSERT INTO notes VALUES (1, 1)`)
+	s.onReplica(dump, "load", "--input", "-", "--clear").expect(t, 1, "rows of another table refer to these: load without --clear", "relay deleted", "nothing was changed")
+	s.exec(s.replica, `DROP TABLE notes`)
+	s.exec(s.replica, `CREATE TABLE notes (id bigint PRIMARY KEY, account_id bigint NOT NULL, FOREIGN KEY (account_id) REFERENCES account_ref (id) ON DELETE RESTRICT)`)
+	s.exec(s.replica, `INSERT INTO notes VALUES (1, 1)`)
+	s.onReplica(dump, "load", "--input", "-", "--clear", "--apart").expect(t, 1, "load without --clear", "0 rows cleared and 0 loaded before that stay so")
+	s.onReplica(dump, "load", "--input", "-").expect(t, 0)
+	if n := s.int(s.replica, `SELECT count(*) FROM notes`); n != 1 {
+		t.Errorf("%d notes are left, want 1", n)
 	}
 }
 

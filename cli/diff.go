@@ -13,6 +13,8 @@ import (
 	"github.com/lockstep-go/lockstep/reconcile"
 )
 
+const flagMaster = "master-url"
+
 // diffCommand is `relay diff` and its steps.
 type diffCommand struct {
 	tool
@@ -46,8 +48,8 @@ looked for.`,
 	c.filterFlag(cmd, "all rows")
 	c.jsonFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&c.masterURL, "master-url", "", "`URL` of the master's database")
-	f.StringVar(&c.replicaURL, "replica-url", "", "`URL` of the replica's database")
+	f.StringVar(&c.masterURL, flagMaster, "", "`URL` of the master's database")
+	f.StringVar(&c.replicaURL, flagReplica, "", "`URL` of the replica's database")
 	f.BoolVar(&c.fields, "fields", false, "compare the values, too")
 	f.BoolVar(&c.exitCode, "exit-code", false, "exit with 1 when anything differs")
 	f.IntVar(&c.batch, flagBatch, reconcile.DefaultBatch, "`rows` that are compared at once")
@@ -57,7 +59,7 @@ looked for.`,
 
 func (c *diffCommand) round(cmd *cobra.Command) error {
 	faults := []error{c.check(cmd)}
-	for flag, url := range map[string]string{"master-url": c.masterURL, "replica-url": c.replicaURL} {
+	for flag, url := range map[string]string{flagMaster: c.masterURL, flagReplica: c.replicaURL} {
 		if url == "" {
 			faults = append(faults, misusef("--%s is missing: give both databases, or use `diff master`, `diff replica` and `diff sync`", flag))
 		} else if err := checkDatabaseURL(url); err != nil {
@@ -80,7 +82,7 @@ func (c *diffCommand) round(cmd *cobra.Command) error {
 func (c *diffCommand) compare(ctx context.Context, cmd *cobra.Command, m reconcile.Master, to reconcile.Replica) error {
 	total, err := m.Outbox.Count(ctx, m.DB, c.entity, c.orAll())
 	if err != nil {
-		return err
+		return inDatabase(c.masterURL, flagMaster, err)
 	}
 	if c.orAll() == outbox.All {
 		total *= 2 // both ways
@@ -102,7 +104,7 @@ func (c *diffCommand) compare(ctx context.Context, cmd *cobra.Command, m reconci
 		},
 	})
 	p.end()
-	if err := errors.Join(err, failed); err != nil {
+	if err := errors.Join(inDatabase(c.replicaURL, flagReplica, err), failed); err != nil { // the master has been asked before
 		return err
 	}
 	if c.asJSON {

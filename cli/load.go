@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-go/lockstep/consumer"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 	"github.com/lockstep-go/lockstep/reconcile"
 )
 
@@ -26,7 +27,11 @@ func newLoad(svc *service) *cobra.Command {
 table that follows its entity. Rows that are here in the same or a newer revision
 stay. A row that does not fit is reported with its line and hinders no other; the
 exit code is 1 then. All of it is one transaction, --clear too, unless --apart
-asks for one a batch.`,
+asks for one a batch.
+
+Where rows of other tables refer to the table, --clear is refused, or with ON DELETE
+CASCADE deletes them, too. Load without it then, and let ` + "`relay deleted`" + ` find what
+the master lacks.`,
 		Example: `  relay load --input account.dump.gz --config lockstep.yaml
   ssh shop ./manage.py cqrs_bulk_dump -c account -o - | relay load --input - --clear`,
 		Args: noArgs,
@@ -69,6 +74,10 @@ func (c *loadCommand) load(cmd *cobra.Command, in *input, to reconcile.Replica) 
 	p.end()
 	if errors.Is(err, consumer.ErrUnknownEntity) {
 		err = fmt.Errorf("%w; or this is no dump, whose first line is the CQRS ID alone", err)
+	}
+	if c.options.Clear && dialect.IsReferred(err) {
+		err = fmt.Errorf("%w: rows of another table refer to these: load without --clear, which brings each row up to date, "+
+			"and delete what the master lacks by `relay deleted`", err)
 	}
 	switch {
 	case err != nil && c.options.Apart:

@@ -10,6 +10,7 @@ import (
 	"github.com/lockstep-go/lockstep/broker"
 	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 	"github.com/lockstep-go/lockstep/outbox"
 	"github.com/lockstep-go/lockstep/reconcile"
 )
@@ -83,7 +84,23 @@ func (t *tool) withMaster(ctx context.Context, fn func(m reconcile.Master) error
 	if err != nil {
 		return err
 	}
-	return withMaster(ctx, file, t.databaseURL, fn)
+	return inDatabase(t.databaseURL, "", withMaster(ctx, file, t.databaseURL, fn))
+}
+
+// inDatabase says of an error about a missing table which database lacks it, and which
+// flag has that, if there are several.
+func inDatabase(url, flag string, err error) error {
+	if !errors.Is(err, dialect.ErrNoTable) && !dialect.IsMissingTable(err) {
+		return err
+	}
+	u, unreadable := parseDatabaseURL(url)
+	if unreadable != nil {
+		return err
+	}
+	if flag != "" {
+		u.name += " (--" + flag + ")"
+	}
+	return fmt.Errorf("database %s: %w", u.name, err)
 }
 
 func withMaster(ctx context.Context, file *configFile, url string, fn func(m reconcile.Master) error) error {
@@ -108,7 +125,7 @@ func (t *tool) withReplica(ctx context.Context, fn func(to reconcile.Replica) er
 	if err != nil {
 		return err
 	}
-	return withReplica(ctx, file, t.databaseURL, t.queue, fn)
+	return inDatabase(t.databaseURL, "", withReplica(ctx, file, t.databaseURL, t.queue, fn))
 }
 
 func withReplica(ctx context.Context, file *configFile, url, queue string, fn func(to reconcile.Replica) error) error {

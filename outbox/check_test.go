@@ -66,7 +66,7 @@ func TestCheckComparesWithTheDatabase(t *testing.T) {
 		quote := map[bool]string{true: "`", false: `"`}[m.dialect == outbox.MySQL]
 		err = ob.Check(t.Context(), m.DB)
 		for _, part := range []string{
-			"entity missing: table nowhere does not exist",
+			"entity missing: table nowhere: no such table",
 			`entity keyless: table accounts has no column "number" for the key: correct Key; it has id, name, balance`,
 			`entity fields: table accounts has no column "nam"`,
 			"entity bare: table bare lacks cqrs_revision and cqrs_updated", "ADD COLUMN cqrs_revision",

@@ -57,7 +57,7 @@ func (ob *Outbox) newPlan(ctx context.Context, q dialect.Querier, e Entity) (*pl
 	table, err := ob.dialect.LoadTable(ctx, q, e.Table)
 	switch {
 	case errors.Is(err, dialect.ErrNoTable):
-		return nil, fmt.Errorf("outbox: entity %s: table %s does not exist: create it, or correct Table (a schema goes before a dot)", e.ID, e.Table)
+		return nil, fmt.Errorf("outbox: entity %s: %w: create it, or correct Table (a schema goes before a dot)", e.ID, err)
 	case err != nil:
 		return nil, fmt.Errorf("outbox: entity %s: %w", e.ID, err)
 	}

@@ -43,7 +43,8 @@ const (
 // Config tunes a [Broker]. The zero value works. A parameter in the URL's query (given in brackets)
 // takes precedence over the field.
 type Config struct {
-	// Exchange is the topic exchange everything is published to, at most 200 bytes.
+	// Exchange is the topic exchange everything is published to, at most 200 bytes. Queues
+	// are the virtual host's: on another exchange one of the same name is the same queue.
 	// Default: [DefaultExchange]. [exchange]
 	Exchange string
 	// Prefetch is how many messages a subscription holds that are neither acked nor nacked, 1 to 65535.

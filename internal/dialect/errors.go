@@ -309,6 +309,21 @@ func IsMissingParent(err error) bool {
 	return false
 }
 
+// IsReferred reports whether err says of a DELETE that rows refer to those deleted.
+func IsReferred(err error) bool {
+	var state sqlStater
+	var code sqliteCoder
+	switch {
+	case errors.As(err, &state):
+		return state.SQLState() == "23503" || state.SQLState() == "23001" // foreign_key_violation, restrict_violation
+	case mysqlNumber(err) != 0:
+		return mysqlNumber(err) == 1451 || mysqlNumber(err) == 1217 // ER_ROW_IS_REFERENCED_2, ER_ROW_IS_REFERENCED
+	case errors.As(err, &code):
+		return code.Code() == 787 || code.Code() == 1811 // SQLITE_CONSTRAINT_FOREIGNKEY, and _TRIGGER: ON DELETE RESTRICT
+	}
+	return false
+}
+
 // IsTaken reports whether PostgreSQL refused a value because another row has it, or
 // has one that it may not meet.
 func IsTaken(err error) bool {

@@ -1,0 +1,120 @@
+package migrations_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/fstest"
+
+	"github.com/pressly/goose/v3"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
+	"github.com/lockstep-go/lockstep/migrations"
+)
+
+// Several instances of a service start at the same time, each with a pool of its
+// own: one migrates, all find a migrated database.
+func TestUpConcurrently(t *testing.T) {
+	t.Parallel()
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		_, dsn := testdb.Postgres(t)
+		upConcurrently(t, migrations.Postgres, dsn)
+	})
+	t.Run("mysql", func(t *testing.T) {
+		t.Parallel()
+		_, dsn := testdb.MariaDB(t)
+		upConcurrently(t, migrations.MySQL, dsn)
+	})
+}
+
+func upConcurrently(t *testing.T, d migrations.Dialect, dsn string) {
+	t.Helper()
+	const instances = 8
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	var applied []string
+	for i := range instances {
+		db, err := sql.Open(string(d), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = db.Close() })
+		group.Go(func() {
+			list, err := migrations.Up(t.Context(), db, d)
+			if err != nil {
+				t.Errorf("instance %d: %v", i, err)
+			}
+			if missing := missingTables(t.Context(), db, d); missing != "" {
+				t.Errorf("instance %d: Up returned without %s", i, missing)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			applied = append(applied, names(list)...)
+		})
+	}
+	group.Wait()
+	equal(t, "applied by all instances together", allNames, applied)
+}
+
+func missingTables(ctx context.Context, db *sql.DB, d migrations.Dialect) (missing string) {
+	for _, table := range ours {
+		if _, err := d.LoadTable(ctx, db, table); err != nil {
+			missing += fmt.Sprintf("%v ", err)
+		}
+	}
+	return missing
+}
+
+// A lock that somebody holds on another schema is no reason to wait.
+func TestUpBesideAnotherSchema(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.Postgres(t)
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for _, lock := range []string{`SELECT pg_advisory_lock(4097083626)`, `SELECT pg_advisory_lock(1818979687, hashtext('elsewhere'))`} { // goose's, ours
+		if _, err := conn.ExecContext(t.Context(), lock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, "Up", allNames, up(t, db, migrations.Postgres))
+}
+
+// A service that runs goose for its own tables keeps its own count.
+func TestUpBesideGoose(t *testing.T) {
+	t.Parallel()
+	theirs := fstest.MapFS{
+		"00001_accounts.sql": {Data: []byte("-- +goose Up\nCREATE TABLE accounts (id integer);\n-- +goose Down\nDROP TABLE accounts;\n")},
+		"00007_authors.sql":  {Data: []byte("-- +goose Up\nCREATE TABLE authors (id integer);\n-- +goose Down\nDROP TABLE authors;\n")},
+	}
+	onEach(t, func(t *testing.T, db *sql.DB, d migrations.Dialect) {
+		gooseDialects := map[migrations.Dialect]goose.Dialect{
+			migrations.Postgres: goose.DialectPostgres, migrations.MySQL: goose.DialectMySQL, migrations.SQLite: goose.DialectSQLite3,
+		}
+		p, err := goose.NewProvider(gooseDialects[d], db, theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Up(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "Up", allNames, up(t, db, d))
+		equal(t, "tables", with(d, versionTable, "goose_db_version", "accounts", "authors"), tables(t, db, d))
+		if _, err := migrations.Down(t.Context(), db, d); err != nil {
+			t.Fatal(err)
+		}
+		version, err := p.GetDBVersion(t.Context())
+		if err != nil || version != 7 {
+			t.Errorf("the service's own version is %d (%v), want 7", version, err)
+		}
+		if _, err := p.Down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "Up after the service's own Down", allNames[len(allNames)-1:], up(t, db, d))
+	})
+}

@@ -3,11 +3,9 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -130,8 +128,7 @@ func (d *doctor) checkManagement() error {
 	if d.management == "" {
 		return nil
 	}
-	u, err := parseServerURL(d.management)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+	if _, err := parseWebURL(d.management); err != nil {
 		return misusef("--management-url: use http://host:15672")
 	}
 	return nil
@@ -162,28 +159,14 @@ func (d *doctor) bindingKeys(ctx context.Context) ([]string, error) {
 		exchange = "cqrs"
 	}
 	at.User = nil
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		at.String()+"/api/exchanges/"+url.PathEscape(vhost)+"/"+url.PathEscape(exchange)+"/bindings/source", nil)
-	if err != nil {
-		return nil, errUnreadable
-	}
-	password, _ := user.Password()
-	request.SetBasicAuth(user.Username(), password)
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		return nil, errors.New("the management answers " + answer.Status)
-	}
 	var bindings []struct {
 		Key string `json:"routing_key"`
 	}
-	if err := json.NewDecoder(io.LimitReader(answer.Body, maxBindings)).Decode(&bindings); err != nil {
-		return nil, fmt.Errorf("the management's answer cannot be read: %w", err)
+	err = get(ctx, at.String()+"/api/exchanges/"+url.PathEscape(vhost)+"/"+url.PathEscape(exchange)+"/bindings/source", user, func(answer io.Reader) error {
+		return json.NewDecoder(io.LimitReader(answer, maxBindings)).Decode(&bindings)
+	})
+	if err != nil {
+		return nil, err
 	}
 	keys := make([]string, len(bindings))
 	for i, b := range bindings {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -32,8 +31,7 @@ type processStatus struct {
 func checkMetrics(urls []string) error {
 	var faults []error
 	for _, raw := range urls {
-		u, err := parseServerURL(raw)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		if _, err := parseWebURL(raw); err != nil {
 			faults = append(faults, misusef("--%s: use http://host:port, where run or consume serves --%s", flagMetrics, flagHTTP))
 		}
 	}
@@ -42,7 +40,7 @@ func checkMetrics(urls []string) error {
 
 // askProcess reads the metrics that a relay or a consumer serves with --http.
 func askProcess(ctx context.Context, raw string) (processStatus, error) {
-	u, err := parseServerURL(raw)
+	u, err := parseWebURL(raw)
 	if err != nil {
 		return processStatus{}, err
 	}
@@ -82,29 +80,17 @@ func readMetrics(ctx context.Context, at *url.URL) (map[string]float64, error) {
 	if strings.Trim(at.Path, "/") == "" {
 		at = at.JoinPath("metrics")
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
-	if err != nil {
-		return nil, errUnreadable
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		return nil, errors.New("it answers " + answer.Status)
-	}
 	series := map[string]float64{}
-	lines := bufio.NewScanner(io.LimitReader(answer.Body, maxMetrics))
-	for lines.Scan() {
-		name, text, _ := strings.Cut(lines.Text(), " ")
-		if value, err := strconv.ParseFloat(text, 64); err == nil && !strings.HasPrefix(name, "#") {
-			series[name] = value
+	return series, get(ctx, at.String(), at.User, func(answer io.Reader) error {
+		lines := bufio.NewScanner(io.LimitReader(answer, maxMetrics))
+		for lines.Scan() {
+			name, text, _ := strings.Cut(lines.Text(), " ")
+			if value, err := strconv.ParseFloat(text, 64); err == nil && !strings.HasPrefix(name, "#") {
+				series[name] = value
+			}
 		}
-	}
-	return series, lines.Err()
+		return lines.Err()
+	})
 }
 
 func (p processStatus) print(out io.Writer, now time.Time) {

@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -57,13 +56,7 @@ func newNATS(t *testing.T) *nats {
 		cmd.Env = append(os.Environ(), natsPort+"="+strconv.Itoa(port), natsFolder+"="+dir)
 		return cmd
 	}}
-	n.ready = func() error {
-		conn, err := net.DialTimeout("tcp", loopback(port), time.Second)
-		if err == nil {
-			err = conn.Close()
-		}
-		return err
-	}
+	n.ready = func() error { return listens(port) }
 	t.Cleanup(func() { n.end(t) })
 	n.start(t)
 	return n

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // server is a database or a broker of the test's own, for faults that would
@@ -31,6 +32,12 @@ type server struct {
 // start runs the server and waits until it can be used.
 func (s *server) start(t *testing.T) {
 	t.Helper()
+	s.launch(t)
+	s.await(t)
+}
+
+func (s *server) launch(t *testing.T) {
+	t.Helper()
 	s.process = s.command()
 	s.process.Stdout, s.process.Stderr = &s.logs, &s.logs
 	if s.process.SysProcAttr == nil {
@@ -41,6 +48,10 @@ func (s *server) start(t *testing.T) {
 		t.Fatalf("%s: %v", s.name, err)
 	}
 	s.watch(t)
+}
+
+func (s *server) await(t *testing.T) {
+	t.Helper()
 	var err error
 	if !eventually(t, func() bool { err = s.ready(); return err == nil }) {
 		t.Fatalf("%s cannot be used after %v: %v\n%s", s.name, patience, err, s.logs.text())
@@ -174,6 +185,15 @@ func freePort(t *testing.T) int {
 	}
 	t.Fatal("no free port from 20000 to 32000")
 	return 0
+}
+
+// listens reports an error if nobody takes connections on the port.
+func listens(port int) error {
+	conn, err := net.DialTimeout("tcp", loopback(port), time.Second)
+	if err == nil {
+		err = conn.Close()
+	}
+	return err
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

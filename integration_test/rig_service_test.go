@@ -146,7 +146,7 @@ func (r *rig) relay(t *testing.T, url string, cfg relay.Config) *relayInside {
 	return &relayInside{r.run(t, "relay", b, re.Run), re}
 }
 
-const relayLease = patience / 5
+const relayLease = 10 * time.Second
 
 // consumerInside is a consumer in this process.
 type consumerInside struct {

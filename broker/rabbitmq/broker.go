@@ -32,6 +32,7 @@ type Broker struct {
 
 	workers sync.WaitGroup
 	links   sync.WaitGroup
+	classic sync.Once // warns of classic queues in a cluster
 }
 
 var (
@@ -86,6 +87,7 @@ func newBroker(cfg Config, link func(purpose string) *link) *Broker {
 		log:      cfg.Logger,
 		timeout:  cfg.ConfirmTimeout,
 		window:   cfg.Window,
+		doubts:   newDoubts(cfg.Exchange),
 		queue:    make(chan *batch),
 		closing:  b.closing,
 	}
@@ -140,8 +142,8 @@ func (b *Broker) isClosing() bool {
 
 // Publish sends messages on a topic and returns when all are confirmed, or after ConfirmTimeout.
 // The error joins those of the single messages. As with Watermill's other brokers, a message to all
-// (on a broadcast topic) for which no queue is bound is published all the same and gone; use
-// [Broker.PublishAsync] to know. On a direct topic (see [event.IsDirect]) it is an error: what is meant
+// (on a broadcast topic) for which no queue is bound is published all the same and gone, unless one was
+// bound before; use [Broker.PublishAsync] to know. On a direct topic (see [event.IsDirect]) it is an error: what is meant
 // for one queue, a dead letter for one, must not get lost silently.
 func (b *Broker) Publish(topic string, msgs ...*message.Message) error {
 	ctx := context.Background()
@@ -190,7 +192,8 @@ func (b *Broker) publishAsync(
 
 // Bind declares the durable queue and binds it to the topics, if it is not so already. The queue and
 // its bindings are remembered and declared again after each loss of the connection. Bindings are never
-// removed. A queue that exists with other properties is an error.
+// removed. A queue that exists with other properties is an error. A classic queue in a cluster (a URL with
+// several hosts) is logged, see Clusters above.
 func (b *Broker) Bind(ctx context.Context, queue string, topics ...string) error {
 	if queue == "" || len(queue) > maxShort {
 		return fmt.Errorf("rabbitmq: bind: queue name %.40q is not 1 to %d bytes long", queue, maxShort)
@@ -207,6 +210,12 @@ func (b *Broker) Bind(ctx context.Context, queue string, topics ...string) error
 	}
 	if err := b.declare(ctx, bindings); err != nil {
 		return fmt.Errorf("rabbitmq: %w", err)
+	}
+	if b.cfg.QueueType == queueClassic && len(b.consuming.dialer.urls) > 1 {
+		b.classic.Do(func() {
+			b.cfg.Logger.Warn("rabbitmq: a classic queue lives on one node, and while that is away RabbitMQ loses what is "+
+				"published for it: queue_type=quorum, or a policy that mirrors it", keyQueue, queue)
+		})
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func (e *RefusedError) Error() string {
 func (e *RefusedError) Permanent() bool { return e.permanent }
 
 // Unroutable reports whether RabbitMQ accepted the message and dropped it, because no queue is bound to
-// its topic. Such an error is not permanent.
+// its topic, nor was when this Broker sent others on it. Such an error is not permanent.
 func (e *RefusedError) Unroutable() bool { return e.unroutable }
 
 // refusal returns what d gets when it made RabbitMQ close the channel, and nil when the reason lies

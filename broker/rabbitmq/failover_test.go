@@ -15,9 +15,14 @@ func TestFailover(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	url := strings.Replace(r.url, "@", "@127.0.0.1:1,", 1)
-	b := r.openAt(url, Config{})
+	log := &lines{}
+	b := r.openAt(url, Config{Logger: log.logger()})
 	queue := r.queue()
 	r.bind(b, queue, "account")
+	r.bind(b, r.queue(), "account")
+	if n := log.count("a classic queue lives on one node"); n != 1 {
+		t.Errorf("it was said %d times that a classic queue in a cluster lives on one node, want once", n)
+	}
 	if err := b.Publish("account", message.NewMessage("1", []byte("x"))); err != nil {
 		t.Errorf("Publish through the second host: %v", err)
 	}

@@ -17,6 +17,7 @@ type publisher struct {
 	log      *slog.Logger
 	timeout  time.Duration
 	window   int
+	doubts   *doubts
 
 	queue   chan *batch
 	closing chan struct{} // closed when no more batches are taken
@@ -75,16 +76,25 @@ func (p *publisher) end() {
 	if s == nil {
 		return
 	}
-	s.drain(min(p.timeout, closeTimeout))
-	_ = s.conn.within(closeTimeout, s.ch.Close) // gone already: as good
-	<-s.dead
+	s.end(min(p.timeout, closeTimeout))
 	fail(s.unconfirmed(), ErrClosed)
 }
 
+// nackedAge is how old a channel must be to be given up for a nack: full queues nack again and again.
+const nackedAge = time.Second
+
 // serve sends batches until the session is dead or ctx ends. It returns what it could not send.
+//
+// After a nack it takes another channel: one that has first published to a quorum queue while that had no
+// leader asks the dead one for ever, and nacks all.
 func (p *publisher) serve(ctx context.Context, s *session) (rest []*delivery) {
 	for {
 		select {
+		case <-s.nacked:
+			if time.Since(s.opened) > nackedAge {
+				s.end(p.timeout)
+				return nil
+			}
 		case b := <-p.queue:
 			if rest := p.sendQueued(s, b); len(rest) > 0 {
 				<-s.dead
@@ -137,7 +147,7 @@ func (p *publisher) open(ctx context.Context) (*session, error) {
 		if err := p.topology.declareAll(ch); err != nil {
 			return errors.Join(err, ch.Close())
 		}
-		s, err = newSession(p.link, c, ch, p.window)
+		s, err = newSession(p.link, c, ch, p.doubts, p.window)
 		return err
 	})
 	p.set(s, err)

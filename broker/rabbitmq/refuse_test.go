@@ -160,7 +160,8 @@ func TestMessagesThatAMQPCannotCarry(t *testing.T) {
 	}
 }
 
-// TestNackedMessage uses a queue of an operator's making, which refuses what it has no room for.
+// TestNackedMessage uses a queue of an operator's making, which refuses what it has no room for. That is an
+// outage at first and tells of the message only when it lasts.
 func TestNackedMessage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -176,8 +177,60 @@ func TestNackedMessage(t *testing.T) {
 	}
 	topics, msgs := series("account", 5)
 	errs := b.PublishAsync(t.Context(), topics, msgs)(t.Context())
+	if len(errs) != 5 || !outage(errs[4]) {
+		t.Errorf("have errors %v, want the last one an outage", errs)
+	}
+	b.publisher.doubts.patience = time.Nanosecond
+	err = b.PublishAsync(t.Context(), topics[:1], msgs[:1])(t.Context())[0]
 	var refused *RefusedError
-	if len(errs) != 5 || !errors.As(errs[4], &refused) || refused.Permanent() || refused.Unroutable() {
-		t.Errorf("have errors %v, want the last one refused, neither permanent nor unroutable", errs)
+	if !errors.As(err, &refused) || refused.Permanent() || refused.Unroutable() {
+		t.Errorf("after a long time: have error %v, want a refusal, neither permanent nor unroutable", err)
+	}
+	b.publisher.doubts.patience = doubtPatience
+	r.payloads(queue)
+	if err := b.Publish("account", newMessage("there is room")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Publish("account", newMessage("and no more")); !outage(err) {
+		t.Errorf("full again: have error %v, want an outage", err)
+	}
+}
+
+// TestVanishedQueue: a topic to all that had a queue and has none is not one that nobody wants: the queue's
+// node may be down.
+func TestVanishedQueue(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b, other := r.open(Config{}), r.open(Config{})
+	queue, another := r.queue(), r.queue()
+	r.bind(other, queue, "account", "cqrs.q.account")
+	publish := func(topic string) error {
+		return errors.Join(b.PublishAsync(t.Context(), []string{topic}, []*message.Message{newMessage("x")})(t.Context())...)
+	}
+	for _, topic := range []string{"account", "cqrs.q.account"} {
+		if err := publish(topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.ch.QueueDelete(queue, false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish("account"); !outage(err) {
+		t.Errorf("its queue has vanished: have error %v, want an outage", err)
+	}
+	var refused *RefusedError
+	if err := publish("cqrs.q.account"); !errors.As(err, &refused) || !refused.Unroutable() {
+		t.Errorf("the same, to one queue: have error %v, want unroutable", err)
+	}
+	if err := publish("author"); !errors.As(err, &refused) || !refused.Unroutable() {
+		t.Errorf("a topic that never had a queue: have error %v, want unroutable", err)
+	}
+	b.publisher.doubts.patience = time.Nanosecond
+	if err := publish("account"); !errors.As(err, &refused) || refused.Unroutable() || refused.Permanent() {
+		t.Errorf("after a long time: have error %v, want a refusal, neither permanent nor unroutable", err)
+	}
+	r.bind(other, another, "account")
+	if err := publish("account"); err != nil {
+		t.Errorf("with another queue: %v", err)
 	}
 }

@@ -14,14 +14,17 @@ import (
 // the first, since amqp091 reads nothing from the socket until they are taken. amqp091's
 // DeferredConfirmation would do the bookkeeping, at the price of a lock and a channel for each message.
 type session struct {
-	link *link
-	conn *conn
-	ch   *amqp.Channel
+	link   *link
+	conn   *conn
+	ch     *amqp.Channel
+	doubts *doubts // of the publisher
 
 	returns  chan amqp.Return // not buffered: a return is taken before the confirm behind it is read
 	confirms chan amqp.Confirmation
 	closes   chan *amqp.Error
 	settled  chan struct{} // of size one; filled when deliveries were confirmed
+	nacked   chan struct{} // of size one; filled when one was nacked
+	opened   time.Time
 	dead     chan struct{} // closed when the channel is gone and all its confirms are taken
 	cause    error         // why, set before dead is closed
 
@@ -34,16 +37,18 @@ type session struct {
 }
 
 // newSession puts ch into confirm mode. The caller runs collect.
-func newSession(l *link, c *conn, ch *amqp.Channel, window int) (*session, error) {
+func newSession(l *link, c *conn, ch *amqp.Channel, doubts *doubts, window int) (*session, error) {
 	if err := ch.Confirm(false); err != nil {
 		return nil, fmt.Errorf("confirm mode: %w", err)
 	}
 	return &session{
-		link: l, conn: c, ch: ch,
+		link: l, conn: c, ch: ch, doubts: doubts,
 		returns:  ch.NotifyReturn(make(chan amqp.Return)),
 		confirms: ch.NotifyPublish(make(chan amqp.Confirmation, window)),
 		closes:   ch.NotifyClose(make(chan *amqp.Error, 1)),
 		settled:  make(chan struct{}, 1),
+		nacked:   make(chan struct{}, 1),
+		opened:   time.Now(),
 		dead:     make(chan struct{}),
 		ring:     make([]*delivery, window),
 		first:    1, next: 1, returnedTo: 1,
@@ -195,13 +200,15 @@ func (s *session) pop(ack bool) {
 	s.first++
 	switch {
 	case !ack:
-		d.settle(&RefusedError{Topic: d.topic, UUID: d.publishing.MessageId, Reason: "not accepted by a queue (nack)"})
+		d.settle(s.doubts.nacked(d))
+		select {
+		case s.nacked <- struct{}{}:
+		default:
+		}
 	case d.returned:
-		d.settle(&RefusedError{
-			Topic: d.topic, UUID: d.publishing.MessageId,
-			Reason: "no queue is bound to the topic", unroutable: true,
-		})
+		d.settle(s.doubts.returned(d))
 	default:
+		s.doubts.confirmed(d)
 		d.settle(nil)
 	}
 }
@@ -229,6 +236,13 @@ func (s *session) unconfirmed() []*delivery {
 		ds = append(ds, *s.slot(s.first))
 	}
 	return ds
+}
+
+// end closes the channel when everything is confirmed, or after the timeout.
+func (s *session) end(timeout time.Duration) {
+	s.drain(timeout)
+	_ = s.conn.within(closeTimeout, s.ch.Close) // gone already: as good
+	<-s.dead
 }
 
 // drain waits until everything is confirmed or the session is dead, and reports which.

@@ -117,16 +117,19 @@ func (f *forest) remove(entity string, id int) {
 }
 
 func (f *forest) save(entity string, id int) {
+	v := f.next(entity, id)
+	f.send(event.Save, entity, id, v, f.fields(entity, id))
+	if f.IntN(6) == 0 {
+		f.send(event.Sync, entity, id, v, f.fields(entity, id))
+	}
+}
+
+func (f *forest) fields(entity string, id int) string {
 	p, on := f.plants[entity][id], "null"
 	if p.on > 0 {
 		on = strconv.Itoa(p.on)
 	}
-	v := f.next(entity, id)
-	fields := fmt.Sprintf(`"above":%s,"name":%q,"note":"n%d",`, on, p.name, f.clock)
-	f.send(event.Save, entity, id, v, fields)
-	if f.IntN(6) == 0 {
-		f.send(event.Sync, entity, id, v, fields)
-	}
+	return fmt.Sprintf(`"above":%s,"name":%q,"note":"n%d",`, on, p.name, f.clock)
 }
 
 func (f *forest) next(entity string, id int) event.Version {
@@ -191,6 +194,32 @@ func (s soil) deliver(f *forest, seed uint64) []*message.Message {
 		return h.deliver(1)
 	}
 	return h.deliver([]int{1, 6, len(f.messages)}[seed%3])
+}
+
+// ordered reports whether events of different keys keep their order, too.
+func (s soil) ordered(seed uint64) bool { return s.consumers == 1 && (s.action != "" || seed%3 == 0) }
+
+// untie sees to messages that hinder each other for ever. Out of order, two rows may
+// come to want each other's names, or a row that refers to a tree made anew may come
+// before the deletion of the old one, whose name another tree takes that the new one
+// stands on: no order of what is left fits then. So all rows lose by hand what ties them,
+// which lets these messages pass, and are sent again as they are.
+func (f *forest) untie(t *testing.T, r *rig, left []*message.Message) {
+	t.Helper()
+	for _, name := range []string{treeID, leafID} {
+		mustExec(t, r.db, "UPDATE "+name+" SET above = NULL, name = NULL")
+	}
+	f.messages = nil
+	for _, entity := range []string{treeID, leafID} {
+		for id := range f.plants[entity] {
+			f.send(event.Sync, entity, id, f.versions[fmt.Sprint(entity, " ", id)], f.fields(entity, id))
+		}
+	}
+	for _, messages := range [][]*message.Message{left, f.messages} {
+		if _, left := soils[0].settle(t, r, f.Rand, messages); len(left) > 0 {
+			t.Errorf("%d messages do not fit although nothing ties the rows, the first is %s", len(left), left[0].Payload)
+		}
+	}
 }
 
 // settle applies messages in batches, side by side where there are several consumers,
@@ -290,8 +319,12 @@ func TestRandomForests(t *testing.T) {
 			f := newForest(seed)
 			messages := s.deliver(f, seed/uint64(len(soils)))
 			sum, left := s.settle(t, r, f.Rand, messages)
-			if len(left) > 0 {
+			switch {
+			case len(left) > 0 && s.ordered(seed/uint64(len(soils))):
 				t.Errorf("%d messages never fit, the first is %s", len(left), left[0].Payload)
+			case len(left) > 0:
+				t.Logf("seed %d: %d messages hinder each other", seed, len(left))
+				f.untie(t, r, left)
 			}
 			if n := sum.applied + sum.duplicate + sum.stale + sum.superseded; n+len(left) != len(messages) {
 				t.Errorf("%+v counts %d messages, want %d", sum, n, len(messages))

@@ -58,7 +58,7 @@ func TestDatabaseRefusesForATime(t *testing.T) {
 		"PostgreSQL, read-only":                  {dialect: Postgres, begin: raise("25006"), end: "DROP TRIGGER refused ON account_ref"},
 		"PostgreSQL, full":                       {dialect: Postgres, begin: raise("53100"), end: "DROP TRIGGER refused ON account_ref"},
 		"PostgreSQL, lock and lock_timeout":      {dialect: Postgres, setting: "lock_timeout", value: "20", lock: lockTable},
-		"PostgreSQL, lock and statement_timeout": {dialect: Postgres, setting: "statement_timeout", value: "50", lock: lockTable},
+		"PostgreSQL, lock and statement_timeout": {dialect: Postgres, setting: "statement_timeout", value: "300", lock: lockTable},
 		"PostgreSQL, lock":                       {dialect: Postgres, setting: "application_name", value: "x", lock: lockTable},
 		"MariaDB, read-only":                     {dialect: MySQL, begin: signal(1290), end: "DROP TRIGGER refused"},
 		"MariaDB, full":                          {dialect: MySQL, begin: signal(1114), end: "DROP TRIGGER refused"},

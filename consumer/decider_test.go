@@ -144,6 +144,41 @@ func TestBatchTakesFewStatements(t *testing.T) {
 	})
 }
 
+// TestCulpritsTakeFewStatements: a message that does not fit costs its batch some
+// statements, and not one for each of its neighbours.
+func TestCulpritsTakeFewStatements(t *testing.T) {
+	t.Parallel()
+	eachDecided(t, func(t *testing.T, d Dialect) {
+		const keys, every = 500, 100
+		r, n := countedRig(t, d, []string{"account"}, strings.Replace(accountTable, "title text NOT NULL", "title varchar(10) NOT NULL UNIQUE", 1))
+		apply := func(revision int, taken func(key int) bool) (statements int64, failures int) {
+			var messages []*message.Message
+			for key := range keys {
+				name := fmt.Sprint("t", key)
+				if taken(key) {
+					name = "t1"
+				}
+				messages = append(messages, save(key, revision, name))
+			}
+			n.Store(0)
+			failures = len(r.batch(t, messages...).failures)
+			return n.Load(), failures
+		}
+		none := func(int) bool { return false }
+		apply(1, none)
+		plain, _ := apply(2, none)
+		mixed, failures := apply(3, func(key int) bool { return key%every == every/2 })
+		if failures != keys/every {
+			t.Fatalf("%d failed, want %d", failures, keys/every)
+		}
+		most := map[Dialect]int64{MySQL: 25, SQLite: 60}[d]
+		if have := (mixed - plain) / int64(failures); have > most {
+			t.Errorf("%d statements, and %d with %d messages that do not fit: %d for each, want at most %d", plain, mixed, failures, have, most)
+		}
+		t.Logf("%d statements, and %d with %d messages that do not fit", plain, mixed, failures)
+	})
+}
+
 // TestFamiliesTakeFewStatements: rows that refer to each other are written in an
 // order in which none has to be tried again: a row after the one above it, and
 // deletions in the opposite order of the tables.

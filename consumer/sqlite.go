@@ -20,7 +20,7 @@ type sqlite struct {
 
 func (c *Consumer) newSQLite() *sqlite {
 	anyKey := func(*dialect.Column, any) bool { return true } // its statements say whose row is whose
-	return &sqlite{&decider{statements: c.newStatements(nil), dialect: dialect.SQLite, value: sqliteValue, plain: anyKey, rows: 50, pieces: 50}}
+	return &sqlite{&decider{statements: c.newStatements(nil), dialect: dialect.SQLite, value: sqliteValue, plain: anyKey, rows: 50, pieces: 8}}
 }
 
 func (s *sqlite) apply(ctx context.Context, batch []*incoming, plan any) (result, error) {

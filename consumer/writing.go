@@ -18,6 +18,8 @@ type writing struct {
 	buried [][]*subject      // the deletions, by table
 	again  []*bound          // what is left to be tried message by message
 	made   map[*replica]bool // tables that have got rows
+	failed bool              // a statement of several rows has failed on data
+	own    map[task]ownStatement
 }
 
 func (w *writing) all(ctx context.Context, batch []*bound) error {

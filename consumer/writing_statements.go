@@ -136,6 +136,7 @@ func (w *writing) attempt(ctx context.Context, what string, part []*subject) err
 		part[0].misfit = true
 		return nil
 	}
+	w.failed = true
 	for piece := range slices.Chunk(part, (len(part)+w.pieces-1)/w.pieces) {
 		if err := w.attempt(ctx, what, piece); err != nil {
 			return err
@@ -194,7 +195,11 @@ func (w *writing) put(ctx context.Context, what string, keys []*subject) error {
 	t := newTask(keys[0].to, what, absent, len(keys))
 	ctx, cancel := w.limit(ctx)
 	defer cancel()
-	done, err := w.with(ctx, w.tx, t, func() string { return t.text(w.dialect) }).ExecContext(ctx, args...)
+	statement, err := w.statement(ctx, t)
+	if err != nil {
+		return w.about(t, err)
+	}
+	done, err := statement.ExecContext(ctx, args...)
 	if err == nil && what == taskInsert && w.dialect == dialect.MySQL && keys[0].mayBeNumbered() {
 		return keys[0].numbered(done)
 	}
@@ -218,10 +223,44 @@ func (w *writing) appendRow(args []any, k *subject, what string) []any {
 	return args
 }
 
+// statement returns the statement of a task. Once one has failed on SQLite, those for
+// fewer rows are run again and again, and parsing one costs more than running it. So they
+// are prepared, for the transaction.
+func (w *writing) statement(ctx context.Context, t task) (statement, error) {
+	text := func() string { return t.text(w.dialect) }
+	if w.dialect != dialect.SQLite || !w.failed || w.prepared[t] != nil {
+		return w.with(ctx, w.tx, t, text), nil
+	}
+	p, ok := w.own[t]
+	if !ok {
+		p.text = text()
+		var err error
+		if p.Stmt, err = w.tx.PrepareContext(ctx, p.text); err != nil {
+			return nil, err
+		}
+		if w.own == nil {
+			w.own = make(map[task]ownStatement)
+		}
+		w.own[t] = p
+	}
+	w.last, w.loose = nil, p.text
+	return p, nil
+}
+
+// ownStatement is prepared for one transaction, which closes it at its end.
+type ownStatement struct {
+	*sql.Stmt
+	text string
+}
+
 func (w *writing) query(ctx context.Context, t task, args []any, each func(rows *sql.Rows) error) error {
 	ctx, done := w.limit(ctx)
 	defer done()
-	rows, err := w.with(ctx, w.tx, t, func() string { return t.text(w.dialect) }).QueryContext(ctx, args...)
+	statement, err := w.statement(ctx, t)
+	if err != nil {
+		return w.about(t, err)
+	}
+	rows, err := statement.QueryContext(ctx, args...)
 	if err != nil {
 		return w.about(t, err)
 	}

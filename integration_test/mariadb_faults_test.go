@@ -13,8 +13,9 @@ func TestMariaDBStoppedKilledAndReadOnly(t *testing.T) {
 	server := newMariaDB(t)
 	r := newMariaDBRig(t, server, account())
 	r.mayFail.Store(true)
-	r.startRelayProcess(t, r.brokerURL).logs.await(t, "relaying", 0) // at its start it wants its servers
-	re := r.startRelay(t)                                            // one of the two works
+	// One of two relays works. At its start one wants its servers.
+	r.startRelayProcess(t, r.brokerURL, "--lease", relayLease.String()).logs.await(t, "relaying", 0)
+	re := r.startRelay(t)
 	c := r.startConsumer(t)
 	w := r.startWriters(t)
 	for range 2 {

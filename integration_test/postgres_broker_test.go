@@ -48,6 +48,7 @@ func newPostgresRig(t *testing.T, entities ...entity) *rig {
 	}
 	plain := r.brokerURL
 	q.Set("application_name", r.suffix+"_witness")
+	q.Set("lease", patience.String())
 	u.RawQuery = q.Encode()
 	r.brokerURL = u.String()
 	r.bind(t) // with the witness, whose own connections stay: what is repeated to it comes late

@@ -12,8 +12,9 @@ func TestPostgresRestartedFastAndImmediate(t *testing.T) {
 	server := newCluster(t)
 	r := newRigOn(t, server, nil, account())
 	r.mayFail.Store(true)
-	r.startRelayProcess(t, r.brokerURL).logs.await(t, "relaying", 0) // at its start it wants its servers
-	re := r.startRelay(t)                                            // one of the two works
+	// One of two relays works. At its start one wants its servers.
+	r.startRelayProcess(t, r.brokerURL, "--lease", relayLease.String()).logs.await(t, "relaying", 0)
+	re := r.startRelay(t)
 	c := r.startConsumer(t)
 	w := r.startWriters(t)
 	for range 2 {

@@ -18,7 +18,7 @@ func TestRabbitMQBlockedByMemoryAlarm(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "")
 	r := newRigOn(t, nil, n, account())
-	re := r.startRelay(t, r.brokerURL+"&confirm_timeout=1s")
+	re := r.startRelay(t, r.brokerURL+"&confirm_timeout=3s") // the alarm is heard sooner
 	c := r.startConsumer(t)
 	w := r.startWriters(t)
 	r.progress(t)
@@ -55,7 +55,7 @@ func TestDeadLettersBlockedByMemoryAlarm(t *testing.T) {
 	r.do(t, func(ctx context.Context, tx *outbox.Tx) error { return r.put(ctx, tx, 1, "behind the garbage") })
 	until(t, "all is in the queue", func() bool { return r.depth(t) == garbage+1 })
 	n.ctl(t, "set_vm_memory_high_watermark", "0.00001")
-	c := r.startConsumer(t, r.brokerURL+"&confirm_timeout=500ms")
+	c := r.startConsumer(t, r.brokerURL+"&confirm_timeout=2s")
 	r.caughtUp(t)
 	r.logs.await(t, notTaken, 0)
 	<-time.After(2 * time.Second)

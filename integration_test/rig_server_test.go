@@ -120,6 +120,18 @@ func (o *output) await(t *testing.T, what string, seen int) {
 	until(t, "the log says "+strconv.Quote(what), func() bool { return o.says(what) > seen })
 }
 
+// quiet waits until nothing has been written for a second.
+func (o *output) quiet(t *testing.T) {
+	t.Helper()
+	last, since := o.text(), time.Now()
+	until(t, "the log ends", func() bool {
+		if now := o.text(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > time.Second
+	})
+}
+
 // scratch makes a folder that ends with the test and that another user may use:
 // that of t.TempDir lies below one that is closed to others.
 func scratch(t *testing.T, owner *syscall.Credential) string {

@@ -221,10 +221,11 @@ type outside struct {
 	once sync.Once
 }
 
-// startRelayProcess runs `relay run`.
-func (r *rig) startRelayProcess(t *testing.T, brokerURL string) *outside {
+// startRelayProcess runs `relay run`, with a lease so short that nobody waits long for
+// the next owner when it is killed. flags go before that.
+func (r *rig) startRelayProcess(t *testing.T, brokerURL string, flags ...string) *outside {
 	t.Helper()
-	return r.startProcess(t, r.masterDSN, brokerURL, "run", "--lease", "1s")
+	return r.startProcess(t, r.masterDSN, brokerURL, append([]string{"run", "--lease", "1s"}, flags...)...)
 }
 
 // startConsumerProcess runs `relay consume`. A url leads it to the broker by another way.

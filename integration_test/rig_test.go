@@ -297,7 +297,7 @@ func (r *rig) useJetStream(t *testing.T) {
 // up before its master's first event does.
 func (r *rig) bind(t *testing.T) {
 	t.Helper()
-	control, err := r.connect(t.Context(), r.brokerURL)
+	control, err := r.connect(t.Context(), r.brokerURL+"&confirm_timeout="+patience.String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -318,6 +318,10 @@ func TestMain(m *testing.M) {
 		writeUntilKilled(dsn)
 		return
 	}
+	if dsn := os.Getenv(handlerDSN); dsn != "" {
+		handleUntilKilled(dsn)
+		return
+	}
 	var err error
 	if programs, err = os.MkdirTemp("", "lockstep-integration-"); err != nil {
 		panic(err)

@@ -41,13 +41,14 @@ FOR UPDATE`
 
 	postgresInboxInsert = `
 INSERT INTO replica_inbox (revision, updated, deleted_at, queue, entity, key)
-VALUES ($1, $2, CASE WHEN $3 THEN clock_timestamp() END, $4, $5, $6)
+SELECT $1::bigint, $2::timestamptz, CASE WHEN $3 THEN clock_timestamp() END, $4::text, $5::text, $6::text
+WHERE (SELECT ` + postgresOnDisk + `) <> 'off'
 ON CONFLICT DO NOTHING`
 
 	postgresInboxUpdate = `
 UPDATE replica_inbox
 SET revision = $1, updated = $2, deleted_at = CASE WHEN $3 THEN clock_timestamp() END
-WHERE queue = $4 AND entity = $5 AND key = $6`
+WHERE queue = $4 AND entity = $5 AND key = $6 AND (SELECT ` + postgresOnDisk + `) <> 'off'`
 )
 
 // SQLite needs no row lock: it has one writer. CAST hides the declared type,

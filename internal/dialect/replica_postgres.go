@@ -14,9 +14,16 @@ const replicaLockClass = 0x6c6b7374
 // postgresSettings hold for the transaction only. Times without an offset are
 // UTC on the wire. A cached plan made for an almost empty table would scan it
 // whole while it fills, so the plan is to use the key's index from the start;
-// disabled nodes look expensive enough to be compiled, which never pays here.
+// disabled nodes look expensive enough to be compiled, which never pays here. What
+// is acknowledged to the broker has to be on the disk, see postgresOnDisk.
 const postgresSettings = `SELECT set_config('TimeZone', 'UTC', true), set_config('jit', 'off', true), ` +
-	`set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+	`set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), ` +
+	postgresOnDisk
+
+// postgresOnDisk makes a transaction's COMMIT wait for the disk where
+// synchronous_commit is off by default. Its value is never 'off'.
+const postgresOnDisk = `set_config('synchronous_commit', ` +
+	`CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`
 
 // ReplicaBegin returns the first statement of a transaction that writes to
 // replica tables on PostgreSQL: settings and one advisory lock a table, which

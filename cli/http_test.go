@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -87,7 +88,7 @@ func TestStatusAsksProcesses(t *testing.T) {
 	})
 	o := run(t, nil, "", append([]string{"status", "--database-url", p.masterURL}, at...)...)
 	o.expect(t, 0)
-	for _, want := range []string{"outbox   0 pending", "relay    http://127.0.0.1:", ": last publish ", "consumer http://127.0.0.1:", ": last lag ", "; 0 parked, 0 stuck\n"} {
+	for _, want := range []string{"outbox   0 pending", "relay    http://127.0.0.1:", ": last publish ", "consumer http://127.0.0.1:", ": last lag ", "; 0 parked; 0 stuck\n"} {
 		if !strings.Contains(o.out, want) {
 			t.Errorf("status lacks %q: %v", want, o)
 		}
@@ -97,6 +98,42 @@ func TestStatusAsksProcesses(t *testing.T) {
 	run(t, nil, "", append([]string{"status", "--database-url", p.masterURL}, at...)...).expect(t, 1, at[1], "connection refused")
 	relay(t, "status", "--metrics-url", "relay:9464").expect(t, 2, "--metrics-url: use http://host:port")
 	relay(t, "status", "--metrics-url", bindings(t)).expect(t, 1, "--metrics-url http://127.0.0.1:", "it answers 401")
+}
+
+// So does since when a consumer has parked messages.
+func TestStatusOfParkedMessages(t *testing.T) {
+	t.Parallel()
+	p := newPipeline(t)
+	p.exec(p.replica, `CREATE TABLE titles (title text PRIMARY KEY)`, `ALTER TABLE account_ref ADD FOREIGN KEY (title) REFERENCES titles`)
+	text, err := os.ReadFile(p.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.config = writeFile(t, "patient.yaml", strings.Replace(string(text), "retry_delay: 100ms", "retry_delay: 1h", 1))
+	relaying, consuming := p.run(), p.consume("--http", "127.0.0.1:0")
+	consuming.waitLog("serving health and metrics")
+	at := "--metrics-url=http://" + served.FindStringSubmatch(consuming.log.String())[1]
+	before := time.Now().Truncate(time.Second)
+	p.save(1, 2)
+	eventually(t, func() string {
+		if one := p.status(at).Processes[0]; *one.Parked != 2 || one.ParkedSince.Before(before) || one.ParkedSince.After(time.Now().Add(time.Second)) {
+			return fmt.Sprintf("it tells %d parked since %v", *one.Parked, one.ParkedSince)
+		}
+		return ""
+	})
+	if shown := mustRelay(t, "status", at); !regexp.MustCompile(`; 2 parked, the oldest from \S+s ago; 0 stuck\n`).MatchString(shown) {
+		t.Errorf("status: %s", shown)
+	}
+	p.exec(p.replica, `INSERT INTO titles VALUES ('account 1'), ('account 2')`)
+	p.arrived(2)
+	eventually(t, func() string {
+		if shown := mustRelay(t, "status", at); !strings.Contains(shown, "; 0 parked; 0 stuck\n") {
+			return shown
+		}
+		return ""
+	})
+	relaying.exitsCleanly()
+	consuming.exitsCleanly()
 }
 
 func TestHTTPMisuse(t *testing.T) {

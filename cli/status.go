@@ -31,9 +31,10 @@ func newStatus(svc *service) *cobra.Command {
 		Short: "Show how the outbox and the replica's queue stand",
 		Long: `Show how the outbox stands (messages pending, how many of these are failing, the age
 of the oldest of either, dead ones, who holds which lease) and the replica's queue
-(messages, consumers, dead letters). Each side is shown if it is configured: a database for the outbox, a
-broker and a queue for the replica. What only the processes know is read from what
-they serve with --http: a relay's last publish, a consumer's lag and parked messages.`,
+(messages, consumers, dead letters). Each side is shown if it is configured: a
+database for the outbox, a broker and a queue for the replica. What only the processes
+know is read from what they serve with --http: a relay's last publish, a consumer's
+lag, its parked messages and how long ago the oldest of these was changed in the master.`,
 		Example: `  relay status --database-url postgres://localhost/shop
   relay status --broker-url amqp://localhost/ --queue billing --json
   relay status --config lockstep.yaml --watch=5s

@@ -24,7 +24,10 @@ type processStatus struct {
 	// Lag is the time from commit to apply of a consumer's last message.
 	Lag    *float64 `json:"lag_seconds,omitempty"`
 	Parked *int64   `json:"parked,omitempty"`
-	Stuck  *int64   `json:"stuck,omitempty"`
+	// ParkedSince is when the row of the oldest parked message was changed in the
+	// master; nil when none is parked.
+	ParkedSince *time.Time `json:"parked_since,omitempty"`
+	Stuck       *int64     `json:"stuck,omitempty"`
 }
 
 // checkMetrics checks the flag's URLs, which may hold passwords.
@@ -49,10 +52,8 @@ func askProcess(ctx context.Context, raw string) (processStatus, error) {
 	if err != nil {
 		return s, fmt.Errorf("--%s %s: %w", flagMetrics, s.URL, err)
 	}
-	if at, ok := series["lockstep_relay_last_confirmed_timestamp_seconds"]; ok && at > 0 {
-		last := time.UnixMilli(int64(math.Round(at * 1000))).UTC()
-		s.LastPublish = &last
-	}
+	s.LastPublish = instant(series, "lockstep_relay_last_confirmed_timestamp_seconds")
+	s.ParkedSince = instant(series, "lockstep_consumer_parked_oldest_timestamp_seconds")
 	if lag, ok := series["lockstep_consumer_last_lag_seconds"]; ok {
 		s.Lag = &lag
 	}
@@ -70,6 +71,16 @@ func count(series map[string]float64, name string) *int64 {
 	}
 	n := int64(value)
 	return &n
+}
+
+// instant is a time among the series; nil when it is not there, or has not come.
+func instant(series map[string]float64, name string) *time.Time {
+	seconds, ok := series[name]
+	if !ok || seconds <= 0 {
+		return nil
+	}
+	at := time.UnixMilli(int64(math.Round(seconds * 1000))).UTC()
+	return &at
 }
 
 // maxMetrics bounds what is read of an answer, in bytes.
@@ -95,7 +106,11 @@ func readMetrics(ctx context.Context, at *url.URL) (map[string]float64, error) {
 
 func (p processStatus) print(out io.Writer, now time.Time) {
 	if p.Lag != nil {
-		fmt.Fprintf(out, "consumer %s: last lag %v; %d parked, %d stuck\n", p.URL, seconds(*p.Lag), *p.Parked, *p.Stuck)
+		oldest := ""
+		if p.ParkedSince != nil {
+			oldest = fmt.Sprintf(", the oldest from %v ago", seconds(max(now.Sub(*p.ParkedSince), 0).Seconds()))
+		}
+		fmt.Fprintf(out, "consumer %s: last lag %v; %d parked%s; %d stuck\n", p.URL, seconds(*p.Lag), *p.Parked, oldest, *p.Stuck)
 		return
 	}
 	last := "nothing published yet"

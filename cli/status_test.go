@@ -32,6 +32,7 @@ type shownStatus struct {
 		LastPublish time.Time `json:"last_publish"`
 		Lag         float64   `json:"lag_seconds"`
 		Parked      *int
+		ParkedSince time.Time `json:"parked_since"`
 	}
 	Errors []string
 }

@@ -24,6 +24,7 @@ type parking struct {
 	list    []*parked // in the order of arrival
 	waiting map[foldKey][]*parked
 	bytes   int
+	oldest  time.Time // change in the master; zero when none is parked
 	asked   time.Time // when the database was asked last
 	timer   *time.Timer
 }
@@ -78,6 +79,7 @@ func (p *parking) park(f failure) bool {
 	}
 	p.list = append(p.list, entry)
 	p.bytes += len(f.in.msg.Payload)
+	p.ages(entry)
 	p.count()
 	return true
 }
@@ -179,14 +181,25 @@ func (p *parking) take(which func(entry *parked) bool) []*parked {
 		return true
 	})
 	if len(taken) > 0 {
+		p.oldest = time.Time{}
+		p.ages(p.list...)
 		p.count()
 	}
 	return taken
 }
 
+// ages notes the oldest of those parked, of which these are new.
+func (p *parking) ages(entries ...*parked) {
+	for _, entry := range entries {
+		if p.oldest.IsZero() || entry.in.Updated.Before(p.oldest) {
+			p.oldest = entry.in.Updated
+		}
+	}
+}
+
 func (p *parking) count() {
 	n := int64(len(p.list))
-	p.stats.add(func(s *Stats) { s.Parked = n })
+	p.stats.add(func(s *Stats) { s.Parked, s.ParkedSince = n, p.oldest })
 }
 
 // say tells of a parked message, though not of every one where many are.

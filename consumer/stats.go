@@ -33,6 +33,9 @@ type Stats struct {
 	Purged int64
 	// Parked is how many messages wait now for a row that theirs refers to.
 	Parked int64
+	// ParkedSince is when the row of the oldest of them was changed in the master; zero
+	// when none is parked.
+	ParkedSince time.Time
 	// Stuck is how many messages are held unacknowledged now because the broker
 	// does not take their copy or dead letter.
 	Stuck int64
@@ -123,7 +126,7 @@ func (c *counters) paused() {
 func (c *counters) ended() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outages, c.s.PausedSince, c.s.Subscribed, c.s.Parked, c.s.Stuck = 0, time.Time{}, false, 0, 0
+	c.outages, c.s.PausedSince, c.s.Subscribed, c.s.Parked, c.s.ParkedSince, c.s.Stuck = 0, time.Time{}, false, 0, time.Time{}, 0
 }
 
 func (c *counters) resumed() {

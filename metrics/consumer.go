@@ -74,6 +74,8 @@ func consumerSeries() []series[consumer.Stats] {
 		counter("lockstep_consumer_pauses_total", "Outages of the database and of the broker.", func(s stats) int64 { return s.Pauses }),
 		counter("lockstep_consumer_purged_total", "Deleted keys that were forgotten for their age.", func(s stats) int64 { return s.Purged }),
 		gauge("lockstep_consumer_parked", "Messages that wait for a row that theirs refers to.", func(s stats) float64 { return float64(s.Parked) }),
+		gauge("lockstep_consumer_parked_oldest_timestamp_seconds", "When the row of the oldest of them was changed in the master; 0 when there is none.",
+			func(s stats) float64 { return unix(s.ParkedSince) }),
 		gauge("lockstep_consumer_stuck", "Messages held because the broker does not take their copy or dead letter.",
 			func(s stats) float64 { return float64(s.Stuck) }),
 		gauge("lockstep_consumer_batch_size", "Messages in the last transaction.", func(s stats) float64 { return float64(s.BatchSize) }),

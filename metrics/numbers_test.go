@@ -91,7 +91,7 @@ func TestConsumerSeriesShowTheirNumbers(t *testing.T) {
 	s := consumer.Stats{
 		Received: 1, Applied: 2, Duplicate: 3, Stale: 4, Superseded: 5, Gaps: 6, Downgraded: 7, Ignored: 8, Retried: 9, Dead: 10,
 		Purged: 11, Parked: 12, Stuck: 13, Quirks: 14, Batches: 15, Isolated: 16, Late: 17, Panics: 18, Pauses: 19,
-		Lag: 20500 * time.Millisecond, BatchSize: 21,
+		Lag: 20500 * time.Millisecond, BatchSize: 21, ParkedSince: time.UnixMilli(22500),
 	}
 	wantAllSet(t, s, "Subscribed", "PausedSince") // which are for the health alone
 	lag := NewLag()
@@ -102,7 +102,7 @@ func TestConsumerSeriesShowTheirNumbers(t *testing.T) {
 		"lockstep_consumer_received_total": 1, "lockstep_consumer_applied_total": 2, "lockstep_consumer_duplicate_total": 3,
 		"lockstep_consumer_stale_total": 4, "lockstep_consumer_superseded_total": 5, "lockstep_consumer_gaps_total": 6,
 		"lockstep_consumer_downgraded_total": 7, "lockstep_consumer_ignored_total": 8, "lockstep_consumer_retried_total": 9,
-		"lockstep_consumer_dead_total": 10, "lockstep_consumer_purged_total": 11, "lockstep_consumer_parked": 12, "lockstep_consumer_stuck": 13,
+		"lockstep_consumer_dead_total": 10, "lockstep_consumer_purged_total": 11, "lockstep_consumer_parked": 12, "lockstep_consumer_parked_oldest_timestamp_seconds": 22.5, "lockstep_consumer_stuck": 13,
 		"lockstep_consumer_quirks_total": 14, "lockstep_consumer_batches_total": 15, "lockstep_consumer_isolated_total": 16,
 		"lockstep_consumer_late_total": 17, "lockstep_consumer_panics_total": 18, "lockstep_consumer_pauses_total": 19,
 		"lockstep_consumer_last_lag_seconds": 20.5, "lockstep_consumer_batch_size": 21,

@@ -192,6 +192,9 @@ func (d *doctor) replica(ctx context.Context, db *database, file *configFile) {
 			remedy = "if the replicas have a database of their own, name it by --" + flagReplica
 		}
 		d.judge("columns", err, "the replicas' tables are as they have to be", remedy)
+		if c != nil {
+			d.warnings(ctx, file, c)
+		}
 		for _, r := range file.Replicas {
 			needs[r.Table] = need{event.FieldRevision, everything}
 		}
@@ -235,4 +238,15 @@ func rehearse(ctx context.Context, db *sql.DB, statement string) error {
 	defer func() { _ = tx.Rollback() }()
 	_, err = tx.ExecContext(ctx, statement)
 	return err
+}
+
+// warnings notes what can part a replica from its master although nothing is wrong.
+func (d *doctor) warnings(ctx context.Context, file *configFile, c *consumer.Consumer) {
+	warnings, err := c.Warnings(ctx)
+	if err != nil {
+		return // Check has said so
+	}
+	for _, warning := range warnings {
+		d.add("rows", levelNote, "", "%v", file.words(warning))
+	}
 }

@@ -194,6 +194,13 @@ func set[T comparable](field *T, value T) {
 // never fit one after the other: on PostgreSQL make the constraint DEFERRABLE INITIALLY
 // DEFERRED, elsewhere do without it, for the master has seen to it.
 //
+// Rows that the database deletes by itself (ON DELETE CASCADE) leave no tombstones, so a
+// late message can bring one back; and a DELETE that comes late takes along rows that
+// refer to the one made anew. Leave the action out. Texts of a key that the database takes
+// for one (citext, a collation without case or, as MySQL's, without spaces at the end) are
+// one row, but have a tombstone each: compare keys byte by byte, or spell them one way.
+// [Consumer.Warnings] tells of both where the catalogue shows them.
+//
 // A message whose row refers to one that is not there, by a foreign key of any number
 // of columns, is parked until that has come; see [Config.MaxParked]. It does not
 // matter who brings it: this consumer, another process, or a service of its own.

@@ -79,6 +79,21 @@ func TestHandovers(t *testing.T) {
 	})
 }
 
+// TestExchangeUnderADeferrableConstraint: on PostgreSQL two rows exchange unique values at
+// once where the constraint waits for the commit, also after the batch was taken apart
+// for another message.
+func TestExchangeUnderADeferrableConstraint(t *testing.T) {
+	t.Parallel()
+	ddl := strings.TrimSuffix(accountTable, ")") + ", UNIQUE (title) DEFERRABLE INITIALLY DEFERRED, CHECK (title <> 'bad'))"
+	r := newRig(t, Postgres, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}}, ddl)
+	want := map[int]string{1: "v2", 2: "v1"}
+	exchange := []holder{{1, "v2", 2}, {2, "v1", 2}}
+	for range 2 {
+		r.handOver(t, "", "an exchange", exchange, want, nil)
+		r.handOver(t, "", "an exchange beside a culprit", append(exchange, holder{3, "bad", 2}), want, []string{"3"})
+	}
+}
+
 func (r *rig) handOver(t *testing.T, how, name string, batch []holder, want map[int]string, failed []string) {
 	t.Helper()
 	r.empty(t)

@@ -24,6 +24,9 @@ type replica struct {
 	wire   []string // wire fields by slot
 	// parents are the foreign keys whose columns are all mapped.
 	parents []parent
+	// goesWith are the replicas' tables whose rows take rows of this one along when they
+	// are deleted, by ON DELETE CASCADE.
+	goesWith []string
 	// outdated: the catalogue was read again since, and says something else. Only
 	// the goroutine that uses the engine knows.
 	outdated bool

@@ -129,6 +129,7 @@ func (r *runner) check(ctx context.Context) error {
 		return err
 	})
 	r.catalogue.set(replicas)
+	r.warn(replicas)
 	return errors.Join(faults, fatal, waited)
 }
 

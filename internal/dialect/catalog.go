@@ -21,6 +21,9 @@ type Column struct {
 	HasDefault bool
 	// Collation is how MySQL compares a text column; empty elsewhere.
 	Collation string
+	// Loose names the type or collation by which PostgreSQL or SQLite takes different
+	// texts of the column for one value; empty where none does, and on MySQL.
+	Loose string
 	// Generated columns cannot be written.
 	Generated bool
 	// PrimaryKey is the column's place in the primary key from 1, or 0.
@@ -71,7 +74,7 @@ func (n Name) LoadTable(ctx context.Context, q Querier, table string) (*Table, e
 	t := &Table{Name: table}
 	for rows.Next() {
 		var c Column
-		if err := rows.Scan(&c.Name, &c.Type, &c.Base, &c.NotNull, &c.HasDefault, &c.Generated, &c.PrimaryKey, &c.Unique, &c.Collation); err != nil {
+		if err := rows.Scan(&c.Name, &c.Type, &c.Base, &c.NotNull, &c.HasDefault, &c.Generated, &c.PrimaryKey, &c.Unique, &c.Collation, &c.Loose); err != nil {
 			return nil, fmt.Errorf("read the catalogue of table %s: %w", table, err)
 		}
 		c.Base = strings.ToLower(c.Base)
@@ -120,17 +123,20 @@ SELECT a.attname,
        EXISTS (SELECT 1 FROM pg_index u
                WHERE u.indrelid = a.attrelid AND u.indisunique AND u.indpred IS NULL
                  AND u.indnkeyatts = 1 AND u.indkey[0] = a.attnum),
-       ''
+       '',
+       CASE WHEN bt.typname = 'citext' THEN 'citext' WHEN NOT co.collisdeterministic THEN co.collname ELSE '' END
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 JOIN base b ON b.attnum = a.attnum
 JOIN pg_type bt ON bt.oid = b.typid AND bt.typtype <> 'd'
 LEFT JOIN pg_index pk ON pk.indrelid = a.attrelid AND pk.indisprimary
+LEFT JOIN pg_collation co ON co.oid = a.attcollation
 WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum`
 
 // sqliteColumns: hidden 2 and 3 are generated columns. An INTEGER PRIMARY KEY
-// fills itself, so it counts as having a default.
+// fills itself, so it counts as having a default. A column's collation shows in its
+// indexes alone.
 const sqliteColumns = `
 SELECT c.name,
        c.type,
@@ -143,6 +149,8 @@ SELECT c.name,
          OR EXISTS (SELECT 1 FROM pragma_index_list(?1) i
                     WHERE i."unique" = 1 AND i.partial = 0
                       AND (SELECT group_concat(x.name) FROM pragma_index_info(i.name) x) = c.name),
-       ''
+       '',
+       COALESCE((SELECT x.coll FROM pragma_index_list(?1) i, pragma_index_xinfo(i.name) x
+                 WHERE i."unique" = 1 AND x.key = 1 AND x.name = c.name AND x.coll <> 'BINARY' LIMIT 1), '')
 FROM pragma_table_xinfo(?1) c
 ORDER BY c.cid`

@@ -95,7 +95,8 @@ SELECT c.column_name,
                  AND NOT EXISTS (SELECT 1 FROM information_schema.statistics o
                                  WHERE o.table_schema = s.table_schema AND o.table_name = s.table_name
                                    AND o.index_name = s.index_name AND o.seq_in_index = 2)),
-       COALESCE(c.collation_name, '')
+       COALESCE(c.collation_name, ''),
+       ''
 FROM information_schema.columns c
 WHERE c.table_schema = COALESCE(?, DATABASE()) AND c.table_name = ?
 ORDER BY c.ordinal_position`

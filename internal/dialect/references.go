@@ -16,6 +16,8 @@ type Reference struct {
 	Table, Name string
 	// To are the columns there, in the order of Columns.
 	To []string
+	// Cascades: rows go with those they refer to.
+	Cascades bool
 }
 
 // LoadReferences reads a table's foreign keys from the catalogue. identity is one
@@ -31,7 +33,8 @@ func (n Name) LoadReferences(ctx context.Context, q Querier, table string) (iden
 	for rows.Next() {
 		var self, constraint, column, other, schema, name, to string
 		var place int
-		if err := rows.Scan(&self, &constraint, &column, &other, &schema, &name, &to, &place); err != nil {
+		var cascades bool
+		if err := rows.Scan(&self, &constraint, &column, &other, &schema, &name, &to, &place, &cascades); err != nil {
 			return "", nil, fmt.Errorf("read the foreign keys of table %s: %w", table, err)
 		}
 		if self != "" {
@@ -39,7 +42,7 @@ func (n Name) LoadReferences(ctx context.Context, q Querier, table string) (iden
 			continue
 		}
 		if len(references) == 0 || constraint != last {
-			references, last = append(references, Reference{Table: other, Name: n.qualified(schema, name)}), constraint
+			references, last = append(references, Reference{Table: other, Name: n.qualified(schema, name), Cascades: cascades}), constraint
 		}
 		r := &references[len(references)-1]
 		r.Columns, r.To = append(r.Columns, column), append(r.To, to)
@@ -80,9 +83,9 @@ const (
 	// A foreign key to a partitioned table has copies for its partitions, which
 	// are no conditions of their own.
 	postgresReferences = `
-SELECT to_regclass($1)::oid::text, '', '', '', '', '', '', 0
+SELECT to_regclass($1)::oid::text, '', '', '', '', '', '', 0, false
 UNION ALL
-SELECT '', c.conname, a.attname, c.confrelid::text, s.nspname, t.relname, f.attname, k.place
+SELECT '', c.conname, a.attname, c.confrelid::text, s.nspname, t.relname, f.attname, k.place, c.confdeltype = 'c'
 FROM pg_constraint c
 CROSS JOIN LATERAL unnest(c.conkey, c.confkey) WITH ORDINALITY AS k (own, other, place)
 JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
@@ -94,10 +97,13 @@ WHERE c.conrelid = to_regclass($1) AND c.contype = 'f'
 ORDER BY 2, 8`
 
 	mysqlReferences = `
-SELECT concat(COALESCE(?, DATABASE()), '.', ?), '', '', '', '', '', '', 0
+SELECT concat(COALESCE(?, DATABASE()), '.', ?), '', '', '', '', '', '', 0, 0
 UNION ALL
 SELECT '', k.constraint_name, k.column_name, concat(k.referenced_table_schema, '.', k.referenced_table_name),
-       k.referenced_table_schema, k.referenced_table_name, k.referenced_column_name, k.ordinal_position
+       k.referenced_table_schema, k.referenced_table_name, k.referenced_column_name, k.ordinal_position,
+       EXISTS (SELECT 1 FROM information_schema.referential_constraints c
+               WHERE c.constraint_schema = k.constraint_schema AND c.constraint_name = k.constraint_name
+                 AND c.table_name = k.table_name AND c.delete_rule = 'CASCADE')
 FROM information_schema.key_column_usage k
 WHERE k.table_schema = COALESCE(?, DATABASE()) AND k.table_name = ? AND k.referenced_table_name IS NOT NULL
 ORDER BY 2, 8`
@@ -105,10 +111,10 @@ ORDER BY 2, 8`
 	// Without columns of the other table its primary key is meant, and without such
 	// a table nothing is.
 	sqliteReferences = `
-SELECT lower(?1), '', '', '', '', '', '', 0
+SELECT lower(?1), '', '', '', '', '', '', 0, 0
 UNION ALL
 SELECT '', f.id, f."from", lower(f."table"), '', f."table",
-       COALESCE(f."to", (SELECT p.name FROM pragma_table_info(f."table") p WHERE p.pk = f.seq + 1), ''), f.seq
+       COALESCE(f."to", (SELECT p.name FROM pragma_table_info(f."table") p WHERE p.pk = f.seq + 1), ''), f.seq, f.on_delete = 'CASCADE'
 FROM pragma_foreign_key_list(?1) f
 ORDER BY 2, 8`
 )

@@ -158,6 +158,8 @@ func TestStalled(t *testing.T) {
 		"confirmed just now":       {relay.Stats{Term: 2, LastConfirmed: now.Add(-time.Second), Outbox: pending}, false},
 		"confirmed long ago":       {relay.Stats{Term: 2, LastConfirmed: now.Add(-2 * time.Minute), Outbox: pending}, true},
 		"database long silent":     {relay.Stats{Outbox: relay.Outbox{At: now.Add(-2 * time.Minute)}}, true},
+		"no lease to be had":       {relay.Stats{Hindered: now.Add(-2 * time.Minute), Outbox: relay.Outbox{At: now}}, true},
+		"hindered just now":        {relay.Stats{Hindered: now.Add(-time.Second), Outbox: relay.Outbox{At: now}}, false},
 		"the next look is not due": {relay.Stats{Outbox: relay.Outbox{At: now.Add(-2 * time.Minute), Due: now.Add(-time.Second)}}, false},
 		"long due":                 {relay.Stats{Outbox: relay.Outbox{At: now.Add(-4 * time.Minute), Due: now.Add(-2 * time.Minute)}}, true},
 		"confirmed since the look, and idle since": {relay.Stats{Term: 2, LastConfirmed: now.Add(-90 * time.Second), Outbox: relay.Outbox{
@@ -223,5 +225,46 @@ func TestConsumer(t *testing.T) {
 	}
 	if status, _ := ask(t, server, "/readyz"); status != 503 {
 		t.Errorf("after Run: /readyz is %d, want 503", status)
+	}
+}
+
+// A relay that cannot take a lease, and so sends nothing, does not pass for one that
+// stands by.
+func TestRelayThatCannotTakeItsLease(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.SQLite(t)
+	if _, err := migrations.Up(t.Context(), db, relay.SQLite); err != nil {
+		t.Fatal(err)
+	}
+	exec := func(statement string) {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`CREATE TRIGGER no BEFORE INSERT ON outbox_leases BEGIN SELECT RAISE(ABORT, 'not today'); END`)
+	exec(`INSERT INTO outbox (topic, key, payload) VALUES ('account', '1', 'x')`)
+	g := gate{open: make(chan struct{})}
+	close(g.open)
+	r, err := relay.New(db, g, relay.Config{Look: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(metrics.Handler(metrics.Relay(r, 300*time.Millisecond)))
+	t.Cleanup(server.Close)
+	running, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(running) }()
+	eventually(t, "it is not healthy, and says why", func() bool {
+		status, body := ask(t, server, "/healthz")
+		return status == 503 && strings.Contains(body, "the lease could not be asked for")
+	})
+	exec(`DROP TRIGGER no`)
+	eventually(t, "it is healthy when it works", func() bool {
+		status, _ := ask(t, server, "/healthz")
+		return status == 200 && r.Stats().Published == 1
+	})
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

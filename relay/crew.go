@@ -50,6 +50,7 @@ func (c *crew) keepShare(ctx context.Context) error {
 	for failures := 0; ctx.Err() == nil; {
 		pace := c.leaseTTL/10 + rand.N(c.leaseTTL/20) //nolint:gosec // jitter is no secret
 		err := c.adjust(ctx)
+		c.stats.asked(err == nil || len(c.working) > 0)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return nil //nolint:nilerr // the end was asked for

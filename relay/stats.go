@@ -26,6 +26,9 @@ type Stats struct {
 	Leases int
 	// Leading is when this relay's term began; zero while another relay works.
 	Leading time.Time
+	// Hindered is since when this relay, which has no lease, could not ask for one;
+	// zero while it can.
+	Hindered time.Time
 	// BatchSize is the number of messages in the last batch.
 	BatchSize int64
 	// Blocked is how many keys wait for a message that was refused.
@@ -65,7 +68,7 @@ type Outbox struct {
 }
 
 type stats struct {
-	published, collapsed, dropped, returned, refused, dead, pauses, lastConfirmed, term, leading, batch atomic.Int64
+	published, collapsed, dropped, returned, refused, dead, pauses, lastConfirmed, term, leading, hindered, batch atomic.Int64
 
 	read, send, confirm, settle timing
 
@@ -91,6 +94,15 @@ func (st *stats) ended() {
 	if st.leases--; st.leases == 0 {
 		st.term.Store(0)
 		st.leading.Store(0)
+	}
+}
+
+// asked notes whether a relay without a lease could ask for one.
+func (st *stats) asked(ok bool) {
+	if ok {
+		st.hindered.Store(0)
+	} else {
+		st.hindered.CompareAndSwap(0, time.Now().UnixNano())
 	}
 }
 
@@ -121,6 +133,9 @@ func (r *Relay) Stats() Stats {
 	if at := st.leading.Load(); at > 0 {
 		s.Leading = time.Unix(0, at)
 	}
+	if at := st.hindered.Load(); at > 0 {
+		s.Hindered = time.Unix(0, at)
+	}
 	st.each(func(l *ledger) { s.Blocked += int64(l.blockedKeys()) })
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -128,9 +143,9 @@ func (r *Relay) Stats() Stats {
 	return s
 }
 
-// Stalled reports why the relay is not healthy: the outbox could not be looked at
-// for longer than limit, or messages were in it for that long that could be sent
-// and none was confirmed while this relay held the lease. It returns nil for a
+// Stalled reports why the relay is not healthy: for longer than limit the outbox could
+// not be looked at, or the lease not be asked for, or messages were in it that could be
+// sent and none was confirmed while this relay held the lease. It returns nil for a
 // relay that makes progress, has nothing to do but to wait for messages that the
 // broker refused (see Blocked), or stands by, and needs Config.Look.
 func (s Stats) Stalled(now time.Time, limit time.Duration) error {
@@ -144,6 +159,9 @@ func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 	}
 	if late := now.Sub(due); late > limit {
 		return fmt.Errorf("relay: the outbox could not be looked at for %v", now.Sub(o.At).Round(time.Second))
+	}
+	if !s.Hindered.IsZero() && now.Sub(s.Hindered) > limit {
+		return fmt.Errorf("relay: for %v the lease could not be asked for", now.Sub(s.Hindered).Round(time.Second))
 	}
 	if s.Term == 0 || o.Pending <= o.Waiting || o.Since.IsZero() {
 		return nil

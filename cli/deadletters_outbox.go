@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -37,7 +38,11 @@ func (s *settings) withAdmin(cmd *cobra.Command, fn func(a *relay.Admin) error) 
 	if err != nil {
 		return err
 	}
-	return fn(a)
+	err = fn(a)
+	if dialect.IsMissingTable(err) {
+		return fmt.Errorf("%w: is this the master's database, and was `relay migrate up` run?", inDatabase(s.databaseURL, "", err))
+	}
+	return err
 }
 
 // checkIDs refuses what cannot be the id of a letter in the table.

@@ -37,7 +37,7 @@ What a relay has given up is shown by ` + "`relay dead-letters --outbox`" + `.`,
 		Example: `  relay failures list
   relay failures retry --cqrs-id account --key 42
   relay failures give-up --older-than 24h --reason "no queue"
-  relay failures purge --queue biling --yes`,
+  relay failures purge --queue nosuch --yes`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return seeHelp(cmd, errors.New("what about them? use list, show, retry, give-up or purge"))
@@ -218,7 +218,7 @@ these changes before the keys' next events. To send the rows as they are then, u
 ` + "`relay deleted`" + ` finds it. To keep the events, use give-up instead.
 
 It is the right thing for SYNCs to a queue that does not exist (--queue).`,
-		Example: `  relay failures purge --queue biling
+		Example: `  relay failures purge --queue nosuch
   relay failures purge --id 1234,1240 --yes`,
 	}, (*failures).purge)
 	cmd.Flags().BoolVar(&f.yes, flagYes, false, "do not ask")

@@ -153,6 +153,20 @@ func (s *sides) changesFailing() {
 	}
 }
 
+// A database without an outbox is told as such.
+func TestFailuresWithoutAnOutbox(t *testing.T) {
+	t.Parallel()
+	for _, d := range []migrations.Dialect{migrations.Postgres, migrations.MySQL, migrations.SQLite} {
+		db, url := emptyDatabase(t, d)
+		if err := db.PingContext(t.Context()); err != nil { // which makes the file
+			t.Fatal(err)
+		}
+		for _, command := range []string{"failures list", "failures purge --yes", "failures show 1", "dead-letters list --outbox"} {
+			relay(t, append(args(command), "--database-url", url)...).expect(t, 1, "relay: database ", "is this the master's database, and was `relay migrate up` run?")
+		}
+	}
+}
+
 // Messages to a queue that is not there fail, are seen by status, and are purged by the
 // queue's name, while the relay goes on with what is sent elsewhere.
 func TestFailuresOfAMistypedQueue(t *testing.T) {

@@ -237,7 +237,7 @@ func (r *Relay) spreadWake(ctx context.Context) {
 // an end that was not clean; a lost lease is not one.
 func (r *Relay) lead(ctx context.Context, l *lease) error {
 	r.log.Info("relaying", keyTerm, l.term, keyHolder, l.holder, keyShard, l.share.shard, "shards", l.share.shards)
-	r.stats.began(l.term)
+	r.stats.began(l.share, l.term)
 	defer r.stats.ended()
 
 	// hard outlives ctx by the drain, and ends at once with the lease.

@@ -24,7 +24,8 @@ type Stats struct {
 	Term int64
 	// Leases is how many leases it holds: one, or several if there are shards.
 	Leases int
-	// Leading is when this relay's term began; zero while another relay works.
+	// Leading is when this relay's term began, or the first one of several of its own
+	// that followed each other; zero while another relay works.
 	Leading time.Time
 	// Hindered is since when this relay, which has no lease, could not ask for one;
 	// zero while it can.
@@ -76,16 +77,32 @@ type stats struct {
 
 	mu     sync.Mutex
 	leases int
+	terms  map[share]tenure
 	outbox Outbox
 }
 
+// tenure is a relay's newest term on a shard, and since when it is the only owner: a
+// lease that is lost and taken again, over and over, is no progress.
+type tenure struct {
+	term  int64
+	since time.Time
+}
+
 // began notes a lease, ended the end of one.
-func (st *stats) began(term int64) {
+func (st *stats) began(of share, term int64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.leases++
+	now := tenure{term, time.Now()}
+	if last, ok := st.terms[of]; ok && last.term == term-1 {
+		now.since = last.since
+	}
+	if st.terms == nil {
+		st.terms = map[share]tenure{}
+	}
+	st.terms[of] = now
 	st.term.Store(term)
-	st.leading.Store(time.Now().UnixNano())
+	st.leading.Store(now.since.UnixNano())
 }
 
 func (st *stats) ended() {

@@ -1,51 +1,36 @@
 package integration_test
 
 import (
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // Of three nodes that are a cluster one is killed, and later all are restarted, one after the other,
 // under two masters with a replica each: one has queues that the nodes replicate (quorum), the other
 // such that live on one node alone (classic). Replicated queues go on without any node; the others
-// while their node is there, and their relay waits for it without losing or spending anything.
+// while their node is there, and their relay waits for it and loses nothing.
 func TestRabbitMQCluster(t *testing.T) {
 	t.Parallel()
 	cluster := newNodes(t)
-	const relays, queues = 0, 1 // where relays and consumers connect first, and where the queues are
-	quorum := newClusterRig(t, cluster, "quorum", queues, account())
-	classic := newClusterRig(t, cluster, "classic", queues, account())
-	type running struct {
-		*rig
-		re *relayInside
-		c  *consumerInside
-		w  *writers
-	}
-	var both []running
-	for _, r := range []*rig{quorum, classic} {
-		r.pace = 10 * time.Millisecond // it takes long, and all is repeated at the end
-		url := strings.Replace(r.brokerURL, cluster.url(queues), cluster.url(relays), 1)
-		both = append(both, running{r, r.startRelay(t, url), r.startConsumer(t, url), r.startWriters(t)})
-	}
+	const services, queues = 0, 1 // where relays and consumers connect first, and where the queues are made
+	quorum := newClusterRig(t, cluster, "quorum", queues, services)
+	classic := newClusterRig(t, cluster, "classic", queues, services)
 	progress := func() {
 		t.Helper()
-		for _, r := range both {
-			r.progress(t)
-		}
+		quorum.progress(t)
+		classic.progress(t)
 	}
 	progress()
-
-	cluster[relays].stop(syscall.SIGKILL)
+	cluster[services].stop(syscall.SIGKILL)
 	progress()
-	cluster[relays].start(t)
+	cluster[services].start(t)
 
-	home := cluster.home(t, classic.queue)
-	if home != cluster[queues] {
-		t.Errorf("the classic queue is on %s, want it on %s", home.name, cluster[queues].name)
+	homes := cluster.homes(t, cluster[queues])
+	home, leader := homes[classic.queue], homes[quorum.queue]
+	if home != cluster[queues] || leader == nil {
+		t.Fatalf("the queues are on %v, want the classic one on %s", homes, cluster[queues].name)
 	}
-	if leader := cluster.home(t, quorum.queue); leader != home {
+	if leader != home {
 		leader.stop(syscall.SIGKILL)
 		quorum.progress(t)
 		leader.start(t)
@@ -62,16 +47,11 @@ func TestRabbitMQCluster(t *testing.T) {
 		n.start(t)
 		progress()
 	}
-	for _, r := range both {
-		r.w.stop()
-		r.caughtUp(t)
-	}
-	spared(t, both[0].re, both[0].c)
+	quorum.settled(t)
+	classic.settled(t)
+	spared(t, quorum.re, quorum.c)
 	// A node that is away for long costs attempts.
-	if s, c := both[1].re.Stats(), both[1].c.Stats(); s.Dropped+s.Dead+c.Retried+c.Dead > 0 {
+	if s, c := classic.re.Stats(), classic.c.Stats(); s.Dropped+s.Dead+c.Retried+c.Dead > 0 {
 		t.Errorf("relay %+v, consumer %+v, want nothing dropped, dead or retried", s, c)
-	}
-	for _, r := range both {
-		t.Logf("%d messages were published twice", repeats(r.settled(t)))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/outbox"
@@ -48,33 +49,51 @@ func (all nodes) url(first int) string {
 	return "amqp://guest:guest@" + strings.Join(addresses, ",") + "/"
 }
 
-// home returns the node that a queue lives on, or the leader of its replicas.
-func (all nodes) home(t *testing.T, queue string) *node {
+// homes returns the nodes that queues live on, or the leaders of their replicas are on.
+// The one that is asked must have been up for a while: a node takes connections a second
+// before it answers that.
+func (all nodes) homes(t *testing.T, asked *node) map[string]*node {
 	t.Helper()
-	for line := range strings.Lines(all[0].ctl(t, "list_queues", "--no-table-headers", "name", "pid")) {
-		name, pid, _ := strings.Cut(strings.TrimSpace(line), "\t")
-		if name != queue {
-			continue
+	homes := map[string]*node{}
+	for line := range strings.Lines(asked.ctl(t, "list_queues", "--no-table-headers", "name", "pid")) {
+		queue, pid, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		i := slices.IndexFunc(all, func(n *node) bool { return strings.HasPrefix(pid, "<"+n.name+".") })
+		if i < 0 {
+			t.Fatalf("rabbitmqctl does not tell where a queue is: %q", line)
 		}
-		if i := slices.IndexFunc(all, func(n *node) bool { return strings.HasPrefix(pid, "<"+n.name+".") }); i >= 0 {
-			return all[i]
-		}
+		homes[queue] = all[i]
 	}
-	t.Fatalf("the cluster does not tell where queue %s is", queue)
-	return nil
+	return homes
 }
 
-// newClusterRig returns a rig on PostgreSQL and the cluster, with queues of one type on
-// a node.
-func newClusterRig(t *testing.T, cluster nodes, queueType string, home int, entities ...entity) *rig {
+// clusterRig is a rig on PostgreSQL and a cluster, and what runs on it.
+type clusterRig struct {
+	*rig
+	re *relayInside
+	c  *consumerInside
+	w  *writers
+}
+
+// newClusterRig starts relay, consumer and writers. It makes queues of a type by one
+// node; the services connect to another first.
+func newClusterRig(t *testing.T, cluster nodes, queueType string, queues, services int) clusterRig {
 	t.Helper()
-	r := &rig{dialect: outbox.Postgres, brokerURL: cluster.url(home)}
+	r := &rig{dialect: outbox.Postgres, brokerURL: cluster.url(queues)}
 	r.master, r.masterDSN = testdb.Postgres(t)
 	r.replica, r.replicaDSN = testdb.Postgres(t)
-	r.prepare(t, entities)
+	r.prepare(t, []entity{account()})
 	r.log = r.log.With("queues", queueType)
 	r.useRabbitMQ(t)
 	r.brokerURL += "&queue_type=" + queueType
 	r.bind(t)
-	return r
+	r.pace = 10 * time.Millisecond // it takes long, and all is repeated at the end
+	url := strings.Replace(r.brokerURL, cluster.url(queues), cluster.url(services), 1)
+	return clusterRig{r, r.startRelay(t, url), r.startConsumer(t, url), r.startWriters(t)}
+}
+
+// settled is [rig.settled] when the writers have ended.
+func (r clusterRig) settled(t *testing.T) {
+	t.Helper()
+	r.w.stop()
+	t.Logf("%d messages were published twice", repeats(r.rig.settled(t)))
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -60,20 +59,6 @@ func deadOf(a *relay.Admin) page {
 	}
 }
 
-// outboxLetterJSON is a letter as it is printed in JSON.
-type outboxLetterJSON struct {
-	ID       int64           `json:"id"`
-	Topic    string          `json:"topic"`
-	Entity   string          `json:"cqrs_id"`
-	Key      string          `json:"key"`
-	Attempts int             `json:"attempts"`
-	Error    string          `json:"error"`
-	Created  time.Time       `json:"created"`
-	Died     time.Time       `json:"died"`
-	Metadata json.RawMessage `json:"metadata"`
-	Payload  string          `json:"payload,omitempty"`
-}
-
 func outboxLetter(d relay.DeadLetter) letter {
 	entity := event.EntityOf(d.Topic)
 	return letter{
@@ -81,7 +66,11 @@ func outboxLetter(d relay.DeadLetter) letter {
 		line: fmt.Sprintf("%-8d %s  %s/%s  %s  %s", d.ID, d.Died.UTC().Format(time.DateTime),
 			entity, d.Key, howMany(d.Attempts, "attempt"), strings.ReplaceAll(d.Error, "\n", " ")),
 		shown: func(whole bool) any {
-			shown := outboxLetterJSON{d.ID, d.Topic, entity, d.Key, d.Attempts, d.Error, d.Created.UTC(), d.Died.UTC(), d.Metadata, ""}
+			died := d.Died.UTC()
+			shown := outboxMessageJSON{
+				ID: d.ID, Topic: d.Topic, Entity: entity, Key: d.Key, Attempts: d.Attempts, Error: d.Error,
+				Created: d.Created.UTC(), Died: &died, Metadata: d.Metadata,
+			}
 			if whole {
 				shown.Payload = string(d.Payload)
 			}

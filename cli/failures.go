@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -83,20 +82,6 @@ func (f *failures) table(cmd *cobra.Command, a *relay.Admin) outboxTable {
 	}
 }
 
-// failureJSON is a failing message as it is printed in JSON.
-type failureJSON struct {
-	ID       int64           `json:"id"`
-	Topic    string          `json:"topic"`
-	Entity   string          `json:"cqrs_id"`
-	Key      string          `json:"key"`
-	Attempts int             `json:"attempts"`
-	Error    string          `json:"error"`
-	Created  time.Time       `json:"created"`
-	RetryAt  time.Time       `json:"retry_at"`
-	Metadata json.RawMessage `json:"metadata"`
-	Payload  string          `json:"payload,omitempty"`
-}
-
 // failing reads a failing message as a letter without its body.
 func failing(m relay.Failure) letter {
 	entity := event.EntityOf(m.Topic)
@@ -108,8 +93,12 @@ func failing(m relay.Failure) letter {
 	}
 }
 
-func shownFailure(m relay.Failure) failureJSON {
-	return failureJSON{m.ID, m.Topic, event.EntityOf(m.Topic), m.Key, m.Attempts, m.Error, m.Created.UTC(), m.RetryAt.UTC(), m.Metadata, ""}
+func shownFailure(m relay.Failure) outboxMessageJSON {
+	at := m.RetryAt.UTC()
+	return outboxMessageJSON{
+		ID: m.ID, Topic: m.Topic, Entity: event.EntityOf(m.Topic), Key: m.Key, Attempts: m.Attempts, Error: m.Error,
+		Created: m.Created.UTC(), RetryAt: &at, Metadata: m.Metadata,
+	}
 }
 
 func newFailuresList(svc *service) *cobra.Command {
@@ -184,11 +173,20 @@ func newFailuresRetry(svc *service) *cobra.Command {
 relay does it within a few seconds; if none runs, the next one does at its start.`,
 		Example: `  relay failures retry
   relay failures retry --cqrs-id account --key 42`,
-	}, func(f *failures, cmd *cobra.Command, a *relay.Admin) error {
-		done, err := f.table(cmd, a).changeSelected(cmd.Context(), f.selects, a.RetryFailures)
-		return f.done(cmd, done, err, "due now")
-	})
+	}, changing((*relay.Admin).RetryFailures, "due now"))
 	return cmd
+}
+
+// changing is what a command does that changes the selected messages.
+func changing(
+	change func(a *relay.Admin, ctx context.Context, ids ...int64) (int64, error), verb string,
+) func(f *failures, cmd *cobra.Command, a *relay.Admin) error {
+	return func(f *failures, cmd *cobra.Command, a *relay.Admin) error {
+		done, err := f.table(cmd, a).changeSelected(cmd.Context(), f.selects, func(ctx context.Context, ids ...int64) (int64, error) {
+			return change(a, ctx, ids...)
+		})
+		return f.done(cmd, done, err, verb)
+	}
 }
 
 func newFailuresGiveUp(svc *service) *cobra.Command {
@@ -200,10 +198,7 @@ after --max-attempts. Their keys go on within a minute. Nothing is lost:
 ` + "`relay dead-letters retry --outbox`" + ` puts them back, behind what is there then.`,
 		Example: `  relay failures give-up --id 1234
   relay failures give-up --reason "no queue" --json`,
-	}, func(f *failures, cmd *cobra.Command, a *relay.Admin) error {
-		done, err := f.table(cmd, a).changeSelected(cmd.Context(), f.selects, a.GiveUpFailures)
-		return f.done(cmd, done, err, "moved to the dead letters")
-	})
+	}, changing((*relay.Admin).GiveUpFailures, "moved to the dead letters"))
 	return cmd
 }
 

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"strconv"
+	"time"
 
 	"github.com/lockstep-go/lockstep/relay"
 )
@@ -17,6 +19,21 @@ type page func(ctx context.Context, after int64) ([]letter, error)
 type outboxTable struct {
 	page     page
 	progress func(total int64) *progress
+}
+
+// outboxMessageJSON is a message of such a table as it is printed in JSON.
+type outboxMessageJSON struct {
+	ID       int64           `json:"id"`
+	Topic    string          `json:"topic"`
+	Entity   string          `json:"cqrs_id"`
+	Key      string          `json:"key"`
+	Attempts int             `json:"attempts"`
+	Error    string          `json:"error"`
+	Created  time.Time       `json:"created"`
+	RetryAt  *time.Time      `json:"retry_at,omitempty"` // of a failing one
+	Died     *time.Time      `json:"died,omitempty"`     // of a dead one
+	Metadata json.RawMessage `json:"metadata"`
+	Payload  string          `json:"payload,omitempty"`
 }
 
 // lettersOf turns what an Admin lists into letters.

@@ -23,7 +23,8 @@ func TestWarnings(t *testing.T) {
 		names := []string{"shop", "till", "receipt"}
 		switch d {
 		case Postgres:
-			ddl = append(ddl, `CREATE EXTENSION citext`, `CREATE DOMAIN word AS citext`,
+			// The extension would be the whole database's: a type of its name stands in for it.
+			ddl = append(ddl, `CREATE TYPE citext AS ENUM ('a')`, `CREATE DOMAIN word AS citext`,
 				`CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)`,
 				`CREATE TABLE coupon (id word PRIMARY KEY, `+version+`)`,
 				`CREATE TABLE colour (id text COLLATE loose PRIMARY KEY, `+version+`)`,

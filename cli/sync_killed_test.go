@@ -23,7 +23,7 @@ func TestSyncResumesAfterKill(t *testing.T) {
 			sync := []string{"sync", "--cqrs-id", "account", "--all", "--resume"}
 			for kill := range kills {
 				before := s.int(s.master, `SELECT count(*) FROM outbox`)
-				p := start(t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL), append(sync, "--rate", "600/s", "--batch", fmt.Sprint(chunk))...)
+				p := start(t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL), append(sync, "--rate", "300/s", "--batch", fmt.Sprint(chunk))...)
 				eventually(t, func() string {
 					if n := s.int(s.master, `SELECT count(*) FROM outbox`); n < before+200 {
 						return fmt.Sprintf("%d rows more are sent", n-before)

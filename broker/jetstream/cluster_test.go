@@ -312,8 +312,9 @@ func TestCluster(t *testing.T) {
 	publisher := open(t, c.url("replicas=3"), cfg)
 	cfg.Options = []nats.Option{consuming.option()}
 	subscriber := open(t, c.url("replicas=3"), cfg)
-	mustBind(t, subscriber, "q", "account")
-	mustBind(t, subscriber, "witness", "account")
+	for _, queue := range []string{"q", "witness"} {
+		until(t, queue+" is bound", func() bool { return subscriber.Bind(t.Context(), queue, "account") == nil })
+	}
 	have := &received{seen: map[string]int{}}
 	msgs := subscribe(t, subscriber, "q")
 	go have.take(msgs)

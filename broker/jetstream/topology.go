@@ -89,8 +89,15 @@ func (b *Broker) streamConfig() jetstream.StreamConfig {
 		Replicas:          b.cfg.Replicas,
 		AllowMsgTTL:       true,
 		AllowMsgSchedules: true,
+		FirstSeq:          firstSequence,
 	}
 }
+
+// firstSequence is that of a new stream. A queue that is bound before anything was
+// published then has a state that is not all zero. Of one that is, nats-server (2.15.2)
+// looks into the file at each acknowledgement of another queue, and takes a file that it
+// cannot read at that moment for a queue that wants nothing.
+const firstSequence = 2
 
 // checkStream reports why a stream, made by an operator or an older server,
 // could lose messages. What else it has is the operator's business.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"strings"
 	"time"
 
@@ -74,6 +75,10 @@ type fetcher struct {
 	conn *sql.Conn
 	// forward is the prepared fetch; nil where its text changes.
 	forward *sql.Stmt
+	// reading is held while forward reads. The statement of a single connection is ended
+	// whoever still reads from it, such as a call that nobody waits for any more; in
+	// SQLite that reads memory which is another's by then.
+	reading sync.Mutex
 	known   visibility
 	share   share
 }
@@ -122,6 +127,8 @@ func explained(err error) error {
 // close does not wait for a connection that has gone silent.
 func (f *fetcher) close() {
 	_, _ = bounded(context.Background(), closeTimeout, func(context.Context) (struct{}, error) {
+		f.reading.Lock()
+		defer f.reading.Unlock()
 		var err error
 		if f.forward != nil {
 			err = f.forward.Close()
@@ -149,6 +156,8 @@ func (f *fetcher) after(ctx context.Context, position int64, ranges []gap, rows 
 		if f.share.shards > 1 {
 			args = append(args, f.share.shards, f.share.shard)
 		}
+		f.reading.Lock()
+		defer f.reading.Unlock()
 		result, err := f.forward.QueryContext(ctx, args...)
 		return scanRows(result, err, rows, "fetch")
 	})

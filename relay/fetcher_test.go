@@ -1,0 +1,46 @@
+package relay
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lockstep-go/lockstep/internal/testdb"
+	"github.com/lockstep-go/lockstep/migrations"
+)
+
+// The end of a session does not take the statement from under a read that nobody waits
+// for any more: it was given up because the database took long to notice.
+func TestFetchGivenUpKeepsItsStatement(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.SQLite(t)
+	if _, err := migrations.Up(t.Context(), db, SQLite); err != nil {
+		t.Fatal(err)
+	}
+	f, err := newStore(db, SQLite).fetcher(t.Context(), share{0, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.reading.Lock() // it reads on
+	began := time.Now()
+	f.close()
+	if took := time.Since(began); took < closeTimeout || took > closeTimeout+10*time.Second {
+		t.Errorf("the end took %v, want it to wait for the read, for %v at most", took, closeTimeout)
+	}
+	rows, err := f.forward.QueryContext(t.Context(), 0, 1, 1)
+	if err != nil {
+		t.Fatalf("the statement is gone while it is read from: %v", err)
+	}
+	if err := rows.Close(); err != nil {
+		t.Error(err)
+	}
+	f.reading.Unlock()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		if _, err := f.after(t.Context(), 0, nil, 1, 1); err != nil {
+			break // it has ended
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the statement is never ended")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}

@@ -119,6 +119,7 @@ func (d *decider) prepareAll(ctx context.Context, s shape, rows int, tasks ...st
 // run applies a batch in a transaction.
 func (d *decider) run(ctx context.Context, tx *sql.Tx, batch []*bound) (result, error) {
 	w := &writing{decider: d, tx: tx, made: make(map[*replica]bool)}
+	defer w.close()
 	err := w.all(ctx, batch)
 	return w.result, err
 }

@@ -27,11 +27,17 @@ func eachDecided(t *testing.T, test func(t *testing.T, d Dialect)) {
 	}
 }
 
+// counts are the statements that were run, and those that are prepared and not closed.
+type counts struct {
+	atomic.Int64
+	open atomic.Int64
+}
+
 // counted counts the statements that are run through it.
 type counted struct {
 	of  driver.Driver
 	dsn string
-	n   *atomic.Int64
+	n   *counts
 }
 
 func (c counted) Driver() driver.Driver { return c.of }
@@ -43,7 +49,7 @@ func (c counted) Connect(context.Context) (driver.Conn, error) {
 
 type countedConn struct {
 	driver.Conn
-	n *atomic.Int64
+	n *counts
 }
 
 func (c countedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
@@ -52,12 +58,20 @@ func (c countedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver
 
 func (c countedConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	stmt, err := c.Conn.(driver.ConnPrepareContext).PrepareContext(ctx, query)
+	if err == nil {
+		c.n.open.Add(1)
+	}
 	return countedStmt{stmt, c.n}, err
 }
 
 type countedStmt struct {
 	driver.Stmt
-	n *atomic.Int64
+	n *counts
+}
+
+func (s countedStmt) Close() error {
+	s.n.open.Add(-1)
+	return s.Stmt.Close()
 }
 
 func (s countedStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
@@ -71,7 +85,7 @@ func (s countedStmt) QueryContext(ctx context.Context, args []driver.NamedValue)
 }
 
 // countedRig is newRig with a count of the statements that the engine runs.
-func countedRig(t *testing.T, d Dialect, ids []string, ddl ...string) (*rig, *atomic.Int64) {
+func countedRig(t *testing.T, d Dialect, ids []string, ddl ...string) (*rig, *counts) {
 	t.Helper()
 	open, timeType := testdb.MariaDB, "datetime(6)"
 	switch d {
@@ -85,7 +99,7 @@ func countedRig(t *testing.T, d Dialect, ids []string, ddl ...string) (*rig, *at
 	for _, statement := range ddl {
 		mustExec(t, plain, strings.ReplaceAll(statement, "%s", timeType))
 	}
-	n := &atomic.Int64{}
+	n := &counts{}
 	db := sql.OpenDB(counted{plain.Driver(), dsn, n})
 	t.Cleanup(func() { _ = db.Close() })
 	c, err := New(db, newTestBroker(), Config{Queue: "replica", Dialect: d})
@@ -177,6 +191,34 @@ func TestCulpritsTakeFewStatements(t *testing.T) {
 		}
 		t.Logf("%d statements, and %d with %d messages that do not fit", plain, mixed, failures)
 	})
+}
+
+// TestLoadLeavesNoStatements: a load of many batches in one transaction keeps no more
+// statements for those with messages that do not fit than for others.
+func TestLoadLeavesNoStatements(t *testing.T) {
+	t.Parallel()
+	r, n := countedRig(t, SQLite, []string{"account"}, strings.Replace(accountTable, "title text NOT NULL", "title varchar(10) NOT NULL UNIQUE", 1))
+	tx, err := r.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	before := int64(0)
+	for round := range 5 {
+		var batch []*message.Message
+		for key := range 60 {
+			batch = append(batch, save(100*round+key, 1, fmt.Sprint("t", max(100*round+key, 1))))
+		}
+		batch = append(batch, save(9999, 1, "t1"))
+		res, err := r.engine.within(t.Context(), tx, r.read(t, batch))
+		if err != nil || len(res.failures) == 0 {
+			t.Fatalf("have %+v and %v, want a failure", res, err)
+		}
+		if open := n.open.Load(); round > 1 && open > before {
+			t.Errorf("round %d: %d statements are prepared, and %d before", round, open, before)
+		}
+		before = n.open.Load()
+	}
 }
 
 // TestFamiliesTakeFewStatements: rows that refer to each other are written in an

@@ -225,7 +225,7 @@ func (w *writing) appendRow(args []any, k *subject, what string) []any {
 
 // statement returns the statement of a task. Once one has failed on SQLite, those for
 // fewer rows are run again and again, and parsing one costs more than running it. So they
-// are prepared, for the transaction.
+// are prepared, for the batch.
 func (w *writing) statement(ctx context.Context, t task) (statement, error) {
 	text := func() string { return t.text(w.dialect) }
 	if w.dialect != dialect.SQLite || !w.failed || w.prepared[t] != nil {
@@ -247,10 +247,17 @@ func (w *writing) statement(ctx context.Context, t task) (statement, error) {
 	return p, nil
 }
 
-// ownStatement is prepared for one transaction, which closes it at its end.
+// ownStatement is prepared for one batch.
 type ownStatement struct {
 	*sql.Stmt
 	text string
+}
+
+// close closes them: the transaction may be a caller's, and go on for long.
+func (w *writing) close() {
+	for _, p := range w.own {
+		_ = p.Close()
+	}
 }
 
 func (w *writing) query(ctx context.Context, t task, args []any, each func(rows *sql.Rows) error) error {

@@ -42,12 +42,12 @@ const (
 	forestKeys = 6
 )
 
-func newForest(seed uint64) *forest {
+func newForest(seed uint64, steps int) *forest {
 	f := &forest{
 		Rand:   rand.New(rand.NewPCG(seed, 9)),
 		plants: map[string]map[int]*plant{treeID: {}, leafID: {}}, versions: map[string]event.Version{},
 	}
-	for range 40 + f.IntN(60) {
+	for range steps + f.IntN(60) {
 		f.step()
 	}
 	return f
@@ -166,21 +166,23 @@ type soil struct {
 	action    string // what the database does to rows that refer to a deleted one
 	consumers int
 	order     []string // of the tables
+	anyNames  bool     // names need not be unique
 }
 
 var soils = []soil{
-	{"bigint", "", 1, []string{leafID, treeID}},
-	{"bigint", "", 2, []string{treeID, leafID}},
-	{"decimal(10,2)", "", 1, []string{treeID, leafID}},
-	{"bigint", "ON DELETE CASCADE", 1, []string{leafID, treeID}},
-	{"decimal(10,2)", "ON DELETE SET NULL", 1, []string{treeID, leafID}},
+	{key: "bigint", consumers: 1, order: []string{leafID, treeID}},
+	{key: "bigint", consumers: 2, order: []string{treeID, leafID}},
+	{key: "decimal(10,2)", consumers: 1, order: []string{treeID, leafID}},
+	{key: "bigint", action: "ON DELETE CASCADE", consumers: 1, order: []string{leafID, treeID}},
+	{key: "decimal(10,2)", action: "ON DELETE SET NULL", consumers: 1, order: []string{treeID, leafID}},
 }
 
 func (s soil) rig(t *testing.T, d Dialect) *rig {
 	t.Helper()
+	unique := map[bool]string{false: "UNIQUE"}[s.anyNames]
 	columns := func(key, above string) string {
-		return fmt.Sprintf(`(id %s PRIMARY KEY, above %s, name varchar(10) UNIQUE, note varchar(20), cqrs_revision bigint NOT NULL, cqrs_updated %%s NOT NULL, `+
-			`FOREIGN KEY (above) REFERENCES tree (id) %s)`, key, above, s.action)
+		return fmt.Sprintf(`(id %s PRIMARY KEY, above %s, name varchar(10) %s, note varchar(20), cqrs_revision bigint NOT NULL, cqrs_updated %%s NOT NULL, `+
+			`FOREIGN KEY (above) REFERENCES tree (id) %s)`, key, above, unique, s.action)
 	}
 	db := openDB(t, d, "CREATE TABLE tree "+columns(s.key, s.key), "CREATE TABLE leaf "+columns("bigint", s.key))
 	return rigInOrder(t, db, s.order...)
@@ -316,7 +318,7 @@ func TestRandomForests(t *testing.T) {
 			for _, statement := range []string{"DELETE FROM leaf", "UPDATE tree SET above = NULL", "DELETE FROM tree", "DELETE FROM replica_tombstones"} {
 				mustExec(t, r.db, statement)
 			}
-			f := newForest(seed)
+			f := newForest(seed, 40)
 			messages := s.deliver(f, seed/uint64(len(soils)))
 			sum, left := s.settle(t, r, f.Rand, messages)
 			switch {

@@ -86,7 +86,7 @@ func newClusterRig(t *testing.T, cluster nodes, queueType string, queues, servic
 	r.useRabbitMQ(t)
 	r.brokerURL += "&queue_type=" + queueType
 	r.bind(t)
-	r.pace = 10 * time.Millisecond // it takes long, and all is repeated at the end
+	r.pace = 40 * time.Millisecond // nodes take long to start, and all is repeated at the end
 	url := strings.Replace(r.brokerURL, cluster.url(queues), cluster.url(services), 1)
 	return clusterRig{r, r.startRelay(t, url), r.startConsumer(t, url), r.startWriters(t)}
 }

@@ -162,6 +162,9 @@ func TestStalled(t *testing.T) {
 		"hindered just now":        {relay.Stats{Hindered: now.Add(-time.Second), Outbox: relay.Outbox{At: now}}, false},
 		"the next look is not due": {relay.Stats{Outbox: relay.Outbox{At: now.Add(-2 * time.Minute), Due: now.Add(-time.Second)}}, false},
 		"long due":                 {relay.Stats{Outbox: relay.Outbox{At: now.Add(-4 * time.Minute), Due: now.Add(-2 * time.Minute)}}, true},
+		"nothing confirmed since a look long ago": {relay.Stats{Term: 2, Outbox: relay.Outbox{
+			Pending: 3, At: now.Add(-100 * time.Second), Due: now.Add(time.Second), Since: now.Add(-100 * time.Second),
+		}}, true},
 		"confirmed since the look, and idle since": {relay.Stats{Term: 2, LastConfirmed: now.Add(-90 * time.Second), Outbox: relay.Outbox{
 			Pending: 3, At: now.Add(-100 * time.Second), Due: now.Add(time.Second), Since: now.Add(-time.Hour),
 		}}, false},

@@ -189,9 +189,11 @@ func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 			moved = at
 		}
 	}
-	// By the time of the look: what was pending then may have gone since.
-	if o.At.Sub(moved) > limit {
-		return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending-o.Waiting, now.Sub(moved).Round(time.Second))
+	if s.LastConfirmed.After(o.At) {
+		return nil // what was pending at the last look may have gone since
+	}
+	if idle := now.Sub(moved); idle > limit {
+		return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending-o.Waiting, idle.Round(time.Second))
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func (c *Consumer) refer(ctx context.Context, replicas map[string]*replica) (fau
 	for r, list := range references {
 		for _, reference := range list {
 			if over := byTable[reference.Table]; reference.Cascades && over != nil {
-				r.goesWith = append(r.goesWith, over.Table)
+				r.goesWith, over.sweeps = append(r.goesWith, over.Table), true
 			}
 			if slots := r.slotsOf(reference.Columns); slots != nil {
 				r.parents = append(r.parents, newParent(reference, slots, byTable[reference.Table]))

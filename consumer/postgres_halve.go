@@ -26,7 +26,7 @@ func (iso *isolation) halve(ctx context.Context, batch []*incoming) error {
 		if _, err := tx.ExecContext(ctx, dialect.ReplicaImmediate); err != nil {
 			return fmt.Errorf("consumer: isolate: %w", err)
 		}
-		if !remakes(batch) {
+		if !inOrder(batch) {
 			batch = byTable(batch)
 		}
 		return iso.rounds(ctx, tx, batch)

@@ -44,7 +44,7 @@ const (
 // violated of late.
 func (iso *isolation) suspect(ctx context.Context, batch []*incoming) ([]*incoming, error) {
 	rest := batch
-	if len(iso.suspicions) > 0 && remakes(batch) {
+	if len(iso.suspicions) > 0 && inOrder(batch) {
 		return batch, nil
 	}
 	for constraint, s := range iso.suspicions {
@@ -73,7 +73,7 @@ func (iso *isolation) charge(batch, guilty []*incoming, err error) []*incoming {
 // but for the messages that it accuses.
 func (iso *isolation) isolate(ctx context.Context, rest []*incoming, failure error) error {
 	iso.isolated = true
-	if remakes(rest) { // without the accused a deleted row might not be made anew before others refer to it
+	if inOrder(rest) { // without the accused a deleted row might not be made anew before others refer to it
 		return iso.halve(ctx, rest)
 	}
 	for range maxAccusations {

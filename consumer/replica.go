@@ -27,6 +27,8 @@ type replica struct {
 	// goesWith are the replicas' tables whose rows take rows of this one along when they
 	// are deleted, by ON DELETE CASCADE.
 	goesWith []string
+	// sweeps: rows of some replica go with those of this one.
+	sweeps bool
 	// outdated: the catalogue was read again since, and says something else. Only
 	// the goroutine that uses the engine knows.
 	outdated bool

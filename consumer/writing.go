@@ -33,6 +33,12 @@ func (w *writing) all(ctx context.Context, batch []*bound) error {
 		}
 	}
 	for _, keys := range slices.Backward(w.buried) { // rows may refer to those of tables before
+		if keys[0].to.sweeps && w.setAside() {
+			for _, k := range keys {
+				w.later(k)
+			}
+			continue
+		}
 		if err := w.bury(ctx, keys); err != nil {
 			return err
 		}

@@ -1,6 +1,10 @@
 package consumer
 
-import "github.com/lockstep-go/lockstep/event"
+import (
+	"slices"
+
+	"github.com/lockstep-go/lockstep/event"
+)
 
 // putOff leaves to the end, in the order of arrival, what came after a deletion that
 // is left to the end itself and may refer to the deleted row: where the database
@@ -63,6 +67,12 @@ func (b *bound) comesAfter(late map[*replica]int) bool {
 	return false
 }
 
+// setAside reports whether rows are left to the end. A deletion that takes other rows
+// along must not overtake them then: one may be about to leave the deleted row.
+func (w *writing) setAside() bool {
+	return slices.ContainsFunc(w.again, func(b *bound) bool { return b.in.signal != event.Delete })
+}
+
 // dependsOn reports whether rows may refer to those of another replica, perhaps by way
 // of others. Where a foreign key leads to something else than a replica's key, that is
 // taken for possible.
@@ -76,13 +86,16 @@ func (r *replica) dependsOn(other *replica, seen map[*replica]bool) bool {
 	return false
 }
 
-// remakes reports whether a row is made anew in the batch after its deletion. Then the
-// order of arrival counts among tables, too.
-func remakes(batch []*incoming) bool {
+// inOrder reports whether the order of arrival counts among tables, too: a row is made
+// anew in the batch after its deletion, or one is deleted that takes others along.
+func inOrder(batch []*incoming) bool {
 	deleted := make(map[foldKey]bool)
 	for _, in := range batch {
 		key := foldKey{in.to.entity, in.key}
 		if in.signal == event.Delete {
+			if in.to.sweeps {
+				return true
+			}
 			deleted[key] = true
 		} else if deleted[key] {
 			return true

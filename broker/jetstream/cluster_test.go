@@ -377,6 +377,19 @@ func TestReplicas(t *testing.T) {
 			return s.State.Msgs == 10 && len(s.Consumer) == 2 // the queue, and what keeps delayed messages
 		})
 	}
+	// A stream whose first queue would begin at 1 is refused as long as it is empty.
+	nc, err := nats.Connect(c.url(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	mine := `{"name":"mine","subjects":["mine.>","mine-delay.>"],"retention":"interest","storage":"file","num_replicas":3,"allow_msg_ttl":true,"allow_msg_schedules":true}`
+	if reply, err := nc.Request("$JS.API.STREAM.CREATE.mine", []byte(mine), 10*time.Second); err != nil || strings.Contains(string(reply.Data), `"error"`) {
+		t.Fatalf("a stream of one's own: %v, %s", err, reply.Data)
+	}
+	if _, err := jetstream.Open(t.Context(), c.url("stream=mine"), jetstream.Config{}); err == nil || !strings.Contains(err.Error(), "first_seq 2") {
+		t.Errorf("have %v, want an error that speaks of first_seq", err)
+	}
 }
 
 // TestReplicasNeedACluster: a single server says what is wrong.

@@ -81,7 +81,9 @@
 //
 // Needs nats-server 2.12 or later (message schedules, expiry per message).
 // [Open] creates the stream if it is missing, never changes one that exists,
-// and refuses one that could lose messages.
+// and refuses one that could lose messages. An operator's needs the settings of
+// Open's: retention interest, file storage, allow_msg_ttl, allow_msg_schedules
+// and, in a cluster, first_seq 2.
 //
 // In a cluster, a stream and its queues are on Config.Replicas servers; with 3
 // any one of them can go at any time. A connection that has gone silent is

@@ -73,8 +73,12 @@ func (b *Broker) declareStream(ctx context.Context, js jetstream.JetStream) (jet
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: stream %q: %w", b.cfg.Stream, err)
 	}
-	if err := b.checkStream(stream.CachedInfo().Config); err != nil {
+	info := stream.CachedInfo()
+	if err := b.checkStream(info.Config); err != nil {
 		return nil, err
+	}
+	if info.Config.Replicas > 1 && info.State.LastSeq < firstSequence-1 {
+		return nil, fmt.Errorf("jetstream: stream %q: would lose messages of queues that are made now; make it anew with first_seq %d", b.cfg.Stream, firstSequence)
 	}
 	return stream, nil
 }

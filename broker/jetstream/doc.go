@@ -82,15 +82,16 @@
 // Needs nats-server 2.12 or later (message schedules, expiry per message).
 // [Open] creates the stream if it is missing, never changes one that exists,
 // and refuses one that could lose messages. An operator's needs the settings of
-// Open's: retention interest, file storage, allow_msg_ttl, allow_msg_schedules
-// and, in a cluster, first_seq 2.
+// Open's: retention interest, file storage, allow_msg_ttl, allow_msg_schedules.
 //
 // In a cluster, a stream and its queues are on Config.Replicas servers; with 3
 // any one of them can go at any time. A connection that has gone silent is
 // given up after 20 to 30 seconds, one that is lost is made again at another
 // server. Messages that were on their way to a subscriber then come again after
 // Config.AckWait, behind later ones; the order in the stream stays that of
-// publishing.
+// publishing. The first message of such a stream, on NAME-delay.anchor, belongs
+// to nobody and must stay: it keeps servers that start from dropping messages
+// that some queues still want.
 //
 // A Broker is safe for concurrent use.
 package jetstream

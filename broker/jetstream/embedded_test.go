@@ -253,7 +253,7 @@ func TestForeignMessages(t *testing.T) {
 		again.Ack()
 		same(t, "UUID", msg.UUID, again.UUID)
 	}
-	same(t, "UUIDs", []string{"cqrs-2", "its id"}, []string{first[0].UUID, first[1].UUID})
+	same(t, "UUIDs", []string{"cqrs-1", "its id"}, []string{first[0].UUID, first[1].UUID})
 	same(t, "metadata", message.Metadata{"key": "value"}, first[1].Metadata)
 }
 

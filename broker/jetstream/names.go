@@ -32,6 +32,9 @@ func subjectsOf(stream string) subjects {
 // nothing is a subject that no message is published on.
 func (s subjects) nothing() string { return s.delays + "none" }
 
+// anchor is the subject of the message at the stream's beginning.
+func (s subjects) anchor() string { return s.delays + "anchor" }
+
 // topic returns the subject of a topic, which is the topic itself behind the
 // stream's prefix unless NATS reads something else into it.
 func (s subjects) topic(topic string) (string, error) {

@@ -48,6 +48,9 @@ func (b *Broker) declare(ctx context.Context, s *session) error {
 	if err := b.declareKeeper(ctx, s); err != nil {
 		return err
 	}
+	if err := b.declareAnchor(ctx, s); err != nil {
+		return fmt.Errorf("jetstream: stream %q: store its first message: %w", b.cfg.Stream, err)
+	}
 	b.mu.Lock()
 	queues := make(map[string][]string, len(b.bindings))
 	for queue, topics := range b.bindings {
@@ -73,12 +76,8 @@ func (b *Broker) declareStream(ctx context.Context, js jetstream.JetStream) (jet
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: stream %q: %w", b.cfg.Stream, err)
 	}
-	info := stream.CachedInfo()
-	if err := b.checkStream(info.Config); err != nil {
+	if err := b.checkStream(stream.CachedInfo().Config); err != nil {
 		return nil, err
-	}
-	if info.Config.Replicas > 1 && info.State.LastSeq < firstSequence-1 {
-		return nil, fmt.Errorf("jetstream: stream %q: would lose messages of queues that are made now; make it anew with first_seq %d", b.cfg.Stream, firstSequence)
 	}
 	return stream, nil
 }
@@ -93,15 +92,8 @@ func (b *Broker) streamConfig() jetstream.StreamConfig {
 		Replicas:          b.cfg.Replicas,
 		AllowMsgTTL:       true,
 		AllowMsgSchedules: true,
-		FirstSeq:          firstSequence,
 	}
 }
-
-// firstSequence is that of a new stream. A queue that is bound before anything was
-// published then has a state that is not all zero. Of one that is, nats-server (2.15.2)
-// looks into the file at each acknowledgement of another queue, and takes a file that it
-// cannot read at that moment for a queue that wants nothing.
-const firstSequence = 2
 
 // checkStream reports why a stream, made by an operator or an older server,
 // could lose messages. What else it has is the operator's business.
@@ -142,6 +134,31 @@ func (b *Broker) declareKeeper(ctx context.Context, s *session) error {
 	return nil
 }
 
+// declareAnchor stores a message that nobody takes at the beginning of a cluster's
+// stream, once. A server of a cluster that starts drops what stands at the beginning and
+// one queue has acknowledged, if it has not got round to the other queues yet
+// (nats-server 2.15.2, interestRaiseFirst); as soon as it leads the stream, it is gone
+// from all of them. With the anchor at the beginning that is never the case. Also no queue
+// begins at 1, with a state of zeros, which the server takes for none.
+func (b *Broker) declareAnchor(ctx context.Context, s *session) error {
+	if s.stream.CachedInfo().Config.Replicas <= 1 {
+		return nil
+	}
+	_, err := s.stream.GetLastMsgForSubject(ctx, b.names.anchor())
+	if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return err
+	}
+	if _, err := s.everywhere(ctx, keeper); err != nil { // else some would not store it
+		return err
+	}
+	_, err = s.js.Publish(ctx, b.names.anchor(), nil, jetstream.WithExpectLastSequencePerSubject(0))
+	var refused *jetstream.APIError
+	if errors.As(err, &refused) && refused.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		return nil // another process was faster
+	}
+	return err
+}
+
 // declareQueue makes the queue's consumer or adds what its filters lack, and
 // returns it as the server has it.
 func (b *Broker) declareQueue(ctx context.Context, s *session, queue string, topics []string) (*jetstream.ConsumerInfo, error) {
@@ -159,7 +176,7 @@ func (b *Broker) declareQueue(ctx context.Context, s *session, queue string, top
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		err = b.createQueue(ctx, s, queue, want)
 		if err == nil || errors.Is(err, jetstream.ErrConsumerExists) { // another was faster
-			info, err = s.everywhere(ctx, queue)
+			info, err = s.everywhere(ctx, durable(queue))
 		}
 	}
 	if err == nil {
@@ -175,7 +192,11 @@ func (b *Broker) declareQueue(ctx context.Context, s *session, queue string, top
 }
 
 func (s *session) consumer(ctx context.Context, queue string) (*jetstream.ConsumerInfo, error) {
-	c, err := s.stream.Consumer(ctx, durable(queue))
+	return s.named(ctx, durable(queue))
+}
+
+func (s *session) named(ctx context.Context, consumer string) (*jetstream.ConsumerInfo, error) {
+	c, err := s.stream.Consumer(ctx, consumer)
 	if err != nil {
 		return nil, err
 	}
@@ -200,12 +221,12 @@ func (b *Broker) createQueue(ctx context.Context, s *session, queue string, filt
 // spreadPause is the time between looks at the servers of a cluster.
 const spreadPause = 20 * time.Millisecond
 
-// everywhere returns a queue's consumer, new or changed, when all servers of its cluster that are
+// everywhere returns a consumer, new or changed, when all servers of its cluster that are
 // there have it. One that has not yet would drop messages that the other queues have
 // acknowledged, and be without them when it leads the stream.
-func (s *session) everywhere(ctx context.Context, queue string) (*jetstream.ConsumerInfo, error) {
+func (s *session) everywhere(ctx context.Context, consumer string) (*jetstream.ConsumerInfo, error) {
 	for {
-		info, err := s.consumer(ctx, queue)
+		info, err := s.named(ctx, consumer)
 		if err != nil {
 			return nil, err
 		}
@@ -242,7 +263,7 @@ func (b *Broker) addFilters(ctx context.Context, s *session, queue string, want 
 	if _, err := s.stream.UpdateConsumer(ctx, changed); err != nil {
 		return nil, err
 	}
-	return s.everywhere(ctx, queue)
+	return s.everywhere(ctx, durable(queue))
 }
 
 // lockPause is the time between attempts to get a queue's lock.

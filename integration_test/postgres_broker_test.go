@@ -142,6 +142,7 @@ func TestPostgresBrokerWaitsForItsStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	standby("away")
+	until(t, "the server waits for its standby", func() bool { return publish() != nil }) // its checkpointer decides that
 	for range 3 {
 		if publish() == nil {
 			t.Error("confirmed, and no standby has it")

@@ -58,6 +58,7 @@ type rig struct {
 	// mayFail lets the writers' transactions fail, as those of a database that is
 	// away do.
 	mayFail atomic.Bool
+	filling atomic.Bool  // the writers may be ahead as far as they like
 	bulks   atomic.Int64 // how often bulk was called
 	// pace is the pause between a writer's transactions.
 	pace time.Duration

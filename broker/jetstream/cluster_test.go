@@ -2,9 +2,6 @@ package jetstream_test
 
 import (
 	"context"
-	"fmt"
-	"net"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -17,191 +14,6 @@ import (
 
 	"github.com/lockstep-go/lockstep/broker/jetstream"
 )
-
-// cluster is three NATS servers with routes between them.
-type cluster struct {
-	nodes []*clusterNode
-}
-
-// clusterNode is one server, which can be ended and started again.
-type clusterNode struct {
-	opts server.Options
-	srv  *server.Server // nil while it is down
-}
-
-func startCluster(t *testing.T) *cluster {
-	t.Helper()
-	const size = 3
-	c := &cluster{}
-	ports := freePorts(t, 2*size)
-	var routes []*url.URL
-	for _, port := range ports[size:] {
-		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
-	}
-	for i := range size {
-		c.nodes = append(c.nodes, &clusterNode{opts: server.Options{
-			ServerName: fmt.Sprintf("node-%d", i), Host: "127.0.0.1", Port: ports[i],
-			JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-			Cluster: server.ClusterOpts{Name: "lockstep", Host: "127.0.0.1", Port: ports[size+i]},
-			Routes:  routes,
-		}})
-	}
-	for _, n := range c.nodes {
-		n.start(t)
-	}
-	t.Cleanup(func() {
-		for _, n := range c.nodes {
-			n.stop()
-		}
-	})
-	c.whole(t)
-	return c
-}
-
-// freePorts returns ports that nobody listens on, so that a server comes back
-// under its old address.
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatalf("look for a port: %v", err)
-		}
-		defer func() { _ = l.Close() }() // all at the end, so that they differ
-		if addr, ok := l.Addr().(*net.TCPAddr); ok {
-			ports = append(ports, addr.Port)
-		}
-	}
-	return ports
-}
-
-func (n *clusterNode) start(t *testing.T) {
-	t.Helper()
-	opts := n.opts
-	srv, err := server.NewServer(&opts)
-	if err != nil {
-		t.Fatalf("NATS server: %v", err)
-	}
-	srv.Start()
-	n.srv = srv
-}
-
-func (n *clusterNode) stop() {
-	if n.srv != nil {
-		stopServer(n.srv)
-		n.srv = nil
-	}
-}
-
-func (n *clusterNode) addr() string { return fmt.Sprintf("127.0.0.1:%d", n.opts.Port) }
-
-// whole waits until all servers take part and have a leader.
-func (c *cluster) whole(t *testing.T) {
-	t.Helper()
-	until(t, "the cluster is whole", func() bool {
-		leaders := 0
-		for _, n := range c.nodes {
-			if n.srv == nil || !n.srv.ReadyForConnections(time.Second) || !n.srv.JetStreamIsCurrent() {
-				return false
-			}
-			if n.srv.JetStreamIsLeader() {
-				leaders++
-				if !c.present(n) {
-					return false
-				}
-			}
-		}
-		return leaders == 1
-	})
-}
-
-// present reports whether the leader of all streams sees the others, without which it
-// places no stream on them.
-func (c *cluster) present(leader *clusterNode) bool {
-	info, err := leader.srv.Jsz(nil)
-	return err == nil && info.Meta != nil && len(info.Meta.Replicas) == len(c.nodes)-1 &&
-		!slices.ContainsFunc(info.Meta.Replicas, func(p *server.PeerInfo) bool { return p.Offline || !p.Current })
-}
-
-// describe says how the streams and their consumers stand.
-func (c *cluster) describe() string {
-	var all []string
-	for _, n := range c.nodes {
-		info, err := n.srv.Jsz(&server.JSzOptions{Accounts: true, Streams: true, Consumer: true})
-		if err != nil || len(info.AccountDetails) == 0 {
-			all = append(all, fmt.Sprintf("%s: %v", n.opts.ServerName, err))
-			continue
-		}
-		for _, s := range info.AccountDetails[0].Streams {
-			text := fmt.Sprintf("%s: %s %d to %d (%d)", n.opts.ServerName, s.Name, s.State.FirstSeq, s.State.LastSeq, s.State.Msgs)
-			for _, q := range s.Consumer {
-				text += fmt.Sprintf(", %s delivered %d, acked %d, pending %d, unacked %d", q.Name, q.Delivered.Stream, q.AckFloor.Stream, q.NumPending, q.NumAckPending)
-			}
-			all = append(all, text)
-		}
-	}
-	return strings.Join(all, "; ")
-}
-
-// intact reports servers that have dropped anything of the stream. The one that leads
-// it one day would make that the others' loss.
-func (c *cluster) intact(t *testing.T, after string) {
-	t.Helper()
-	for _, n := range c.nodes {
-		info, err := n.srv.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
-		if err != nil || len(info.AccountDetails) == 0 || len(info.AccountDetails[0].Streams) == 0 {
-			t.Errorf("%s: %s tells nothing of its stream: %v", after, n.opts.ServerName, err)
-			continue
-		}
-		if s := info.AccountDetails[0].Streams[0].State; s.FirstSeq != 1 || s.Msgs != s.LastSeq {
-			t.Errorf("%s: %s has %d messages from %d to %d, want all", after, n.opts.ServerName, s.Msgs, s.FirstSeq, s.LastSeq)
-		}
-	}
-}
-
-// leader returns the server that leads the stream.
-func (c *cluster) leader(t *testing.T, stream string) (leader *clusterNode) {
-	t.Helper()
-	until(t, "the stream has a leader", func() bool {
-		i := slices.IndexFunc(c.nodes, func(n *clusterNode) bool {
-			return n.srv != nil && n.srv.JetStreamIsStreamLeader("$G", stream)
-		})
-		if i >= 0 {
-			leader = c.nodes[i]
-		}
-		return i >= 0
-	})
-	return leader
-}
-
-// at returns the server with an address.
-func (c *cluster) at(addr string) *clusterNode {
-	return c.nodes[slices.IndexFunc(c.nodes, func(n *clusterNode) bool { return n.addr() == addr })]
-}
-
-// url lists the servers.
-func (c *cluster) url(parameters string) string {
-	var addrs []string
-	for _, n := range c.nodes {
-		addrs = append(addrs, n.addr())
-	}
-	return "nats://" + strings.Join(addrs, ",") + "?" + parameters
-}
-
-// until waits for ok, for half a minute at most.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for timeout := time.After(30 * time.Second); !ok(); {
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
-}
 
 // where notes the server that a Broker is connected to.
 type where struct {
@@ -247,7 +59,8 @@ func (r *received) count() int {
 // flow publishes numbered messages until it is stopped, a call at a time, and
 // again those that failed before any other, as the relay does.
 type flow struct {
-	confirmed chan int // how many so far, the newest only
+	calling   sync.Mutex // held while a call is under way
+	confirmed chan int   // how many so far, the newest only
 	stop      chan struct{}
 	done      chan int
 }
@@ -272,7 +85,9 @@ func startFlow(t *testing.T, b *jetstream.Broker, topic string) *flow {
 				}
 			}
 			msgs := messages(again...)
+			f.calling.Lock()
 			errs := b.PublishAsync(context.Background(), slices.Repeat([]string{topic}, len(msgs)), msgs)(context.Background())
+			f.calling.Unlock()
 			var failed []string
 			for i, err := range errs {
 				if err != nil { // and all behind it, or it would be overtaken
@@ -345,8 +160,13 @@ func TestCluster(t *testing.T) {
 		{"the subscriber's server ended", func() *clusterNode { return c.at(consuming.now()) }},
 		{"the stream's leader ended", func() *clusterNode { return c.leader(t, "cqrs") }},
 	} {
+		// A server that is told to end while a message arrives may leave that one out of its
+		// copy (nats-server 2.15.2: the stream's consumers go before the last message comes).
+		f.calling.Lock()
+		c.level(t)
 		n := fault.ended()
 		n.stop()
+		f.calling.Unlock()
 		f.goesOn(t, fault.what)
 		before := have.count()
 		until(t, fault.what+": consuming goes on", func() bool { return have.count() >= before+100 })

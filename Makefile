@@ -19,13 +19,14 @@ up: ## start the servers that the tests need (PostgreSQL, RabbitMQ, MariaDB)
 down: ## stop what `make up` started
 	scripts/services down
 
-# The race detector needs cgo, and that a C compiler with the C library's headers.
+# All is built first, on all cores; then one package runs at a time, for each has the servers and the
+# cores at work by itself. The race detector needs cgo, and that a C compiler with the C library's headers.
 test: up ## run all tests, with the race detector where a C compiler is at hand
 	@race=; \
 	if [ "$$(go env CGO_ENABLED)" = 1 ] && echo '#include <stdlib.h>' | $$(go env CC) -E -x c - >/dev/null 2>&1; \
 	then race=-race; \
 	else echo 'no C compiler (or no C headers): the tests run without the race detector' >&2; fi; \
-	set -x; go test $$race -timeout $(TIMEOUT) $(TESTFLAGS) $(PACKAGES)
+	set -x; go test $$race -run '^$$' $(PACKAGES) >/dev/null && go test $$race -p 1 -timeout $(TIMEOUT) $(TESTFLAGS) $(PACKAGES)
 
 orm: up ## run the examples with GORM, bun, sqlx, sqlc and pgx, a module of its own
 	cd examples/orm && go vet ./... && go test -timeout $(TIMEOUT) $(TESTFLAGS) ./...

@@ -10,6 +10,9 @@ import (
 const (
 	// doubtPatience is how long an answer counts as an outage that may speak of one.
 	doubtPatience = 30 * time.Second
+	// doubtCalm is how long a topic must be without such an answer, and have a confirm, for the next one
+	// to be the first again. A sender that something got through for tries again much sooner.
+	doubtCalm = 5 * time.Second
 	// maxWanted bounds how many topics are remembered.
 	maxWanted = 10_000
 )
@@ -20,35 +23,53 @@ const (
 // bound, but also while the node is down on which a classic queue lives.
 //
 // So on a topic that has not been like that before, it is an outage: everything waits, nothing is spent.
-// If it goes on and nothing on the topic gets through, the message counts as refused, and other topics go on.
+// If it goes on, the message counts as refused, and other topics go on. A confirm alone does not end that: in
+// a full queue that is slowly emptied there is room for one message now and then.
 //
 // One session after the other uses it, under its own lock.
 type doubts struct {
 	exchange string
 	patience time.Duration
-	since    map[string]time.Time // by topic: the first such answer behind its last confirm
-	wanted   map[string]struct{}  // topics to all that a queue was bound to
-	last     string               // topic with a confirm
+	calm     time.Duration
+	topics   map[string]*doubt
+	wanted   map[string]struct{} // topics to all that a queue was bound to
+	last     string              // topic to all with a confirm
+}
+
+// doubt is a topic with such answers.
+type doubt struct {
+	first, last time.Time // answers
+	through     bool      // something was confirmed behind the last one
 }
 
 func newDoubts(exchange string) *doubts {
 	return &doubts{
-		exchange: exchange, patience: doubtPatience,
-		since: map[string]time.Time{}, wanted: map[string]struct{}{},
+		exchange: exchange, patience: doubtPatience, calm: doubtCalm,
+		topics: map[string]*doubt{}, wanted: map[string]struct{}{},
 	}
 }
 
-// confirmed ends all doubts about the topic.
+// confirmed notes that something on the topic got through, which ends a doubt that is old.
 func (s *doubts) confirmed(d *delivery) {
-	if len(s.since) > 0 {
-		delete(s.since, d.topic)
+	if len(s.topics) > 0 {
+		s.dispel(d.topic)
 	}
-	if d.topic == s.last {
+	if d.topic == s.last || d.exchange != s.exchange || event.IsDirect(d.topic) {
 		return
 	}
 	s.last = d.topic
-	if d.exchange == s.exchange && !event.IsDirect(d.topic) && len(s.wanted) < maxWanted {
+	if len(s.wanted) < maxWanted {
 		s.wanted[d.topic] = struct{}{}
+	}
+}
+
+func (s *doubts) dispel(topic string) {
+	t := s.topics[topic]
+	if t == nil {
+		return
+	}
+	if t.through = true; time.Since(t.last) >= s.calm {
+		delete(s.topics, topic)
 	}
 }
 
@@ -74,12 +95,14 @@ func (s *doubts) returned(d *delivery) error {
 
 // judge returns an outage at first and the refusal when that lasts.
 func (s *doubts) judge(d *delivery, refused *RefusedError) error {
-	first, again := s.since[d.topic]
-	if !again {
-		first = time.Now()
-		s.since[d.topic] = first
+	now := time.Now()
+	t := s.topics[d.topic]
+	if t == nil || t.through && now.Sub(t.last) >= s.calm {
+		t = &doubt{first: now}
+		s.topics[d.topic] = t
 	}
-	if time.Since(first) < s.patience {
+	t.last, t.through = now, false
+	if now.Sub(t.first) < s.patience {
 		return fmt.Errorf("rabbitmq: publish on topic %q: %s", d.topic, refused.Reason)
 	}
 	return refused

@@ -196,6 +196,46 @@ func TestNackedMessage(t *testing.T) {
 	}
 }
 
+// TestSlowlyEmptiedQueue: a full queue that has room for one message now and then would be an outage for
+// ever, for all topics, if each confirm made the next nack the first.
+func TestSlowlyEmptiedQueue(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	b, queue := r.open(Config{}), r.queue()
+	b.publisher.doubts.patience = time.Second
+	_, err := r.ch.QueueDeclare(queue, true, false, false, false, map[string]any{
+		"x-max-length": 1, "x-overflow": "reject-publish",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.ch.QueueBind(queue, "account", r.exchange, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	topics, msgs := series("account", 5)
+	start := time.Now()
+	eventually(t, "a refusal", func() bool {
+		r.payloads(queue)
+		errs := b.PublishAsync(t.Context(), topics, msgs)(t.Context())
+		if len(errs) != 5 || errs[0] != nil || errs[4] == nil {
+			t.Fatalf("have errors %v, want the first message confirmed and the last one not", errs)
+		}
+		return !outage(errs[4])
+	})
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("refused after %v, want an outage for a second", took)
+	}
+
+	b.publisher.doubts.calm = time.Nanosecond // the last nack was long ago
+	r.payloads(queue)
+	if err := b.Publish("account", newMessage("there is room")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Publish("account", newMessage("and no more")); !outage(err) {
+		t.Errorf("full again after a while: have error %v, want an outage", err)
+	}
+}
+
 // TestVanishedQueue: a topic to all that had a queue and has none is not one that nobody wants: the queue's
 // node may be down.
 func TestVanishedQueue(t *testing.T) {

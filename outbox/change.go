@@ -108,7 +108,7 @@ func (tx *Tx) changeRows(ctx context.Context, p *plan, op operation, keys []stri
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	scan := tx.newRowScan(p, op, keys)
+	scan := tx.ob.newRowScan(p, op, keys)
 	all := make([]changed, 0, len(keys))
 	for rows.Next() {
 		row, err := scan.changed(rows)
@@ -123,7 +123,6 @@ func (tx *Tx) changeRows(ctx context.Context, p *plan, op operation, keys []stri
 // rowScan reads rows whose values are encoded here.
 type rowScan struct {
 	*plan
-	op    operation
 	mysql bool
 	at    map[string]int // the keys' places
 
@@ -133,14 +132,11 @@ type rowScan struct {
 	inside, fresh         bool
 }
 
-func (tx *Tx) newRowScan(p *plan, op operation, keys []string) *rowScan {
-	s := newRowScan(p, op, keys)
-	s.mysql = tx.ob.dialect == MySQL
-	return s
-}
-
-func newRowScan(p *plan, op operation, keys []string) *rowScan {
-	s := &rowScan{plan: p, op: op, at: make(map[string]int, len(keys)), keys: make([]any, len(p.keys))}
+func (ob *Outbox) newRowScan(p *plan, op operation, keys []string) *rowScan {
+	s := &rowScan{
+		plan: p, mysql: ob.dialect == MySQL,
+		at: make(map[string]int, len(keys)), keys: make([]any, len(p.keys)),
+	}
 	for i, key := range keys {
 		s.at[key] = i
 	}

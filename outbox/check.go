@@ -37,7 +37,7 @@ func (ob *Outbox) CheckTables(ctx context.Context, db *sql.DB) error {
 	var faults []error
 	for _, table := range []string{"outbox", "outbox_tombstones"} {
 		if _, err := ob.dialect.LoadTable(ctx, db, table); err != nil {
-			faults = append(faults, notMigrated(err))
+			faults = append(faults, fmt.Errorf("outbox: %w", withRemedy(err)))
 			if !errors.Is(err, dialect.ErrNoTable) {
 				break // the database is away; one report is enough
 			}

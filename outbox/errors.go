@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
 // Sentinel errors.
@@ -80,6 +82,15 @@ func (e *RowError) Error() string {
 // Unwrap returns what was wrong with the row.
 func (e *RowError) Unwrap() error { return e.Err }
 
+// withRemedy adds the remedy to an error about a missing table of ours.
+func withRemedy(err error) error {
+	if errors.Is(err, dialect.ErrNoTable) || dialect.IsMissingTable(err) {
+		return fmt.Errorf("%w: run `relay migrate up`: %w", ErrNotMigrated, err)
+	}
+	return err
+}
+
+// firstOf names the first of keys, and says how many more there are.
 func firstOf(keys []string) string {
 	if len(keys) == 1 {
 		return short(keys[0])

@@ -18,8 +18,8 @@ import (
 // range, isnull, contains, icontains, startswith, istartswith, endswith and
 // iendswith; the parts of a date or time, before one of these, are year, quarter,
 // month, week, day, week_day, hour, minute, second, date and time. Times are in
-// UTC. pk stands for the
-// key; of several columns it is their JSON array, for exact and in. Any column of the table may be named, sent or not.
+// UTC. pk stands for the key; of several columns it is their JSON array, for exact
+// and in. Any column of the table may be named, sent or not.
 //
 // The zero value selects nothing: all rows are asked for by [All].
 type Filter string

@@ -38,7 +38,7 @@ func (tx *Tx) changeMySQL(ctx context.Context, p *plan, op operation, keys []str
 			return nil, err
 		}
 	}
-	all, err := tx.readMySQL(ctx, op.sql.Change, list, tx.newRowScan(p, op, nil))
+	all, err := tx.readMySQL(ctx, op.sql.Change, list, tx.ob.newRowScan(p, op, nil))
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func (tx *Tx) lockMySQL(ctx context.Context, p *plan, op operation, keys []strin
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	scan := tx.newRowScan(p, operation{}, nil)
+	scan := tx.ob.newRowScan(p, operation{}, nil)
 	var all []changed
 	for rows.Next() {
 		row, err := scan.trackedRow(rows)
@@ -145,37 +145,6 @@ func (tx *Tx) buryMySQL(ctx context.Context, p *plan, op operation, rows []chang
 		if _, err := tx.tx.ExecContext(ctx, dialect.MySQLRows(dialect.MySQLBury, len(part)/4), part...); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// Bounds of one INSERT: MySQL takes 65535 parameters, and as many bytes as its
-// max_allowed_packet says, 16 MiB or more unless configured otherwise.
-const (
-	maxMySQLRows  = 1000
-	maxMySQLBytes = 4 << 20
-)
-
-// insertInRows inserts messages in their order, many with each statement. Their
-// ids grow in it, and as each key's row is locked, in the order of the key's
-// commits.
-func (tx *Tx) insertInRows(ctx context.Context, msgs []outgoing) error {
-	for len(msgs) > 0 {
-		var args []any
-		size, n := 0, 0
-		for n < len(msgs) && n < maxMySQLRows && (n == 0 || size+len(msgs[n].payload) <= maxMySQLBytes) {
-			m := msgs[n]
-			if m.payload == nil {
-				m.payload = []byte{} // the column is not null
-			}
-			args = append(args, m.topic, m.key, m.payload, m.metadata)
-			size += len(m.payload)
-			n++
-		}
-		if _, err := tx.tx.ExecContext(ctx, dialect.MySQLRows(dialect.MySQLInsertOutbox, n), args...); err != nil {
-			return err
-		}
-		msgs = msgs[n:]
 	}
 	return nil
 }
@@ -296,7 +265,7 @@ func (ob *Outbox) checkSession(ctx context.Context, db *sql.DB) error {
 		return nil
 	}
 	var mode, charset string
-	var winter, summer int64
+	var winter, summer int64 // of no concern: a timestamp is read as seconds
 	if err := db.QueryRowContext(ctx, dialect.MySQLSession).Scan(&mode, &charset, &winter, &summer); err != nil {
 		return fmt.Errorf("outbox: read the session's settings: %w", err)
 	}

@@ -47,6 +47,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -133,13 +134,14 @@ func New(cfg Config) (*Outbox, error) {
 	if len(cfg.Entities) == 0 {
 		fault("Config.Entities is empty: name at least one entity")
 	}
-	ob := &Outbox{dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{}, unprepared: cfg.Unprepared, sessions: sessions{id: rand.Text(), known: map[any]*prepared{}}}
-	ob.meta, ob.correlationID, ob.maxPayload = cfg.Meta, cfg.CorrelationID, cfg.MaxPayload
-	switch {
-	case cfg.MaxPayload < 0:
+	if cfg.MaxPayload < 0 {
 		fault("Config.MaxPayload is %d: use a number of bytes, or 0 for 16 MiB", cfg.MaxPayload)
-	case cfg.MaxPayload == 0:
-		ob.maxPayload = defaultMaxPayload
+	}
+	ob := &Outbox{
+		dialect: cfg.Dialect, entities: map[string]Entity{}, plans: map[string]*plan{},
+		unprepared: cfg.Unprepared, meta: cfg.Meta, correlationID: cfg.CorrelationID,
+		maxPayload: cmp.Or(cfg.MaxPayload, defaultMaxPayload),
+		sessions:   sessions{id: rand.Text(), known: map[any]*prepared{}},
 	}
 	for i, e := range cfg.Entities {
 		if err := event.ValidateName("ID", e.ID); err != nil {
@@ -171,14 +173,6 @@ func New(cfg Config) (*Outbox, error) {
 		return nil, errors.Join(faults...)
 	}
 	return ob, nil
-}
-
-// notMigrated adds the remedy to an error about a missing table of ours.
-func notMigrated(err error) error {
-	if errors.Is(err, dialect.ErrNoTable) || dialect.IsMissingTable(err) {
-		return fmt.Errorf("outbox: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
-	}
-	return fmt.Errorf("outbox: %w", err)
 }
 
 func (ob *Outbox) unknown(id string) error {

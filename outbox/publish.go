@@ -2,8 +2,6 @@ package outbox
 
 import (
 	"bytes"
-	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,8 +13,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lockstep-go/lockstep/event"
-	"github.com/lockstep-go/lockstep/internal/dialect"
-	"github.com/lockstep-go/lockstep/internal/tracing"
 )
 
 // ErrMessage reports a message that [Tx.Publish] cannot take: its topic, UUID or
@@ -24,13 +20,6 @@ import (
 var ErrMessage = errors.New("not a message that can be sent")
 
 var _ message.Publisher = (*Tx)(nil)
-
-// outgoing is one message as its outbox row will be.
-type outgoing struct {
-	topic, key, metadata string
-	payload              []byte
-	traced               bool // metadata names a span already
-}
 
 // Publish puts messages into the outbox, to be relayed to the topic when the
 // transaction has committed. With it a Tx is Watermill's message.Publisher, so
@@ -147,57 +136,6 @@ func sendable(what, text string, most int) error {
 		return fmt.Errorf("%s is not UTF-8: %.40q", what, text)
 	case strings.Contains(text, "\x00"):
 		return fmt.Errorf("%s contains a NUL: %.40q", what, text)
-	}
-	return nil
-}
-
-// insertMessages writes the rows of published messages.
-func (tx *Tx) insertMessages(ctx context.Context, msgs []outgoing) error {
-	if trace := tracing.Append(ctx, nil); trace != nil {
-		for i := range msgs {
-			if m := &msgs[i]; !m.traced {
-				m.metadata, m.traced = m.metadata[:len(m.metadata)-1]+string(trace)+"}", true
-			}
-		}
-	}
-	insert := tx.insertOneByOne
-	switch tx.ob.dialect {
-	case Postgres:
-		insert = tx.insertTogether
-	case MySQL:
-		insert = tx.insertInRows
-	}
-	if err := tx.note(insert(ctx, msgs)); err != nil {
-		return fmt.Errorf("outbox: publish %d messages, the first on %s: %w", len(msgs), msgs[0].topic, withRemedy(err))
-	}
-	return nil
-}
-
-func (tx *Tx) insertTogether(ctx context.Context, msgs []outgoing) error {
-	var columns [4][]string
-	for _, m := range msgs {
-		for i, text := range []string{m.topic, m.key, hex.EncodeToString(m.payload), m.metadata} {
-			columns[i] = append(columns[i], text)
-		}
-	}
-	_, err := tx.tx.ExecContext(ctx, dialect.PostgresPublish,
-		Postgres.Texts(columns[0]), Postgres.Texts(columns[1]), Postgres.Texts(columns[2]), Postgres.Texts(columns[3]))
-	return err
-}
-
-func (tx *Tx) insertOneByOne(ctx context.Context, msgs []outgoing) error {
-	insert, err := tx.tx.PrepareContext(ctx, dialect.SQLiteInsertOutbox)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = insert.Close() }()
-	for _, m := range msgs {
-		if m.payload == nil {
-			m.payload = []byte{} // the column is not null
-		}
-		if _, err := insert.ExecContext(ctx, m.topic, m.key, m.payload, m.metadata); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -202,49 +202,6 @@ func (tx *Tx) recordRows(ctx context.Context, p *plan, op operation, keys []stri
 	return found, err
 }
 
-// insertEvents writes the rows of events that were made here.
-func (tx *Tx) insertEvents(ctx context.Context, msgs []outgoing) error {
-	switch tx.ob.dialect {
-	case SQLite:
-		return tx.insertOneByOne(ctx, msgs)
-	case MySQL:
-		return tx.insertInRows(ctx, msgs)
-	}
-	for len(msgs) > 0 {
-		n, err := tx.insertSome(ctx, msgs)
-		if err != nil {
-			return err // the caller says of which entity and keys
-		}
-		msgs = msgs[n:]
-	}
-	return nil
-}
-
-// maxInsert bounds the bytes of one INSERT's parameters, and with them the memory
-// that a flush takes here and in the server.
-const maxInsert = 64 << 20
-
-// insertSome inserts the first of the messages and returns how many.
-func (tx *Tx) insertSome(ctx context.Context, msgs []outgoing) (int, error) {
-	size, n := 0, 0
-	for n < len(msgs) && (n == 0 || size+len(msgs[n].payload) <= maxInsert) {
-		size += len(msgs[n].payload) + 1
-		n++
-	}
-	const separator = 0x1e // chr(30)
-	topics, keys := make([]string, n), make([]string, n)
-	payloads, metadata := make([]byte, 0, size), []byte(nil)
-	for i, m := range msgs[:n] {
-		if i > 0 {
-			payloads, metadata = append(payloads, separator), append(metadata, separator)
-		}
-		topics[i], keys[i] = m.topic, m.key
-		payloads, metadata = append(payloads, m.payload...), append(metadata, m.metadata...)
-	}
-	_, err := tx.ExecContext(ctx, dialect.PostgresInsertOutbox, Postgres.Texts(topics), Postgres.Texts(keys), string(payloads), string(metadata))
-	return n, err
-}
-
 func anys(texts []string) []any {
 	values := make([]any, len(texts))
 	for i, text := range texts {

@@ -157,9 +157,7 @@ func (s *scan) serialized(ctx context.Context, db *sql.DB, from *string, yield f
 }
 
 func (s *scan) rowScan(op operation) *rowScan {
-	r := newRowScan(s.plan, op, nil)
-	r.mysql = s.dialect == MySQL
-	return r
+	return s.ob.newRowScan(s.plan, op, nil)
 }
 
 func (s *scan) row(rows *sql.Rows) (Row, error) {

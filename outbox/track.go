@@ -82,7 +82,7 @@ func (tx *Tx) lockTracked(ctx context.Context, p *plan, keys []string) (all []ch
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	scan := tx.newRowScan(p, operation{tracked: true}, keys)
+	scan := tx.ob.newRowScan(p, operation{tracked: true}, keys)
 	for rows.Next() {
 		var row changed
 		if tx.ob.dialect == Postgres {

@@ -338,13 +338,6 @@ func (tx *Tx) Flush(ctx context.Context) error {
 	return nil
 }
 
-func withRemedy(err error) error {
-	if dialect.IsMissingTable(err) {
-		return fmt.Errorf("%w: run `relay migrate up`: %w", ErrNotMigrated, err)
-	}
-	return err
-}
-
 // keyTexts returns the keys as text, each once.
 func keyTexts(e *Entity, keys []any) ([]string, error) {
 	texts := make([]string, 0, len(keys))

@@ -57,7 +57,7 @@ var ReplicaLock = struct{ Found, Shared, Exclusive string }{
 	Exclusive: `SELECT 1 FROM replica_locks WHERE replica = ? FOR UPDATE`,
 }
 
-// MySQLSession returns what a session's settings have to be right for: the SQL
+// MySQLSession returns those settings of a session on which values depend: the SQL
 // mode, the character set of statements, and the time zone's offset in seconds at
 // two times of a year.
 const MySQLSession = `

@@ -165,7 +165,7 @@ func (a *Admin) change(ctx context.Context, what string, ids []int64, counted in
 }
 
 func (a *Admin) changeOnce(ctx context.Context, ids string, counted int, statements []string) (changed int64, err error) {
-	err = a.store.brief(ctx, nil, func(q dialect.Querier) error {
+	err = a.store.brief(ctx, a.store.wholeTx(), func(q dialect.Querier) error {
 		for i, statement := range statements {
 			result, err := q.ExecContext(ctx, statement, ids)
 			if err != nil {
@@ -181,4 +181,14 @@ func (a *Admin) changeOnce(ctx context.Context, ids string, counted int, stateme
 		return nil
 	})
 	return changed, err
+}
+
+// wholeTx keeps what one statement of a change has looked at as it is for the next: a
+// row must not be deleted that was not there to be copied. On MySQL that is its own
+// default; elsewhere the statements need no more than theirs.
+func (s *store) wholeTx() *sql.TxOptions {
+	if s.dialect != dialect.MySQL {
+		return nil
+	}
+	return &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
 }

@@ -1,7 +1,10 @@
 package relay_test
 
 import (
+	"context"
+	"database/sql"
 	"testing"
+	"time"
 
 	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/relay"
@@ -36,6 +39,54 @@ func TestAdminTriesAgainAfterADeadlock(t *testing.T) {
 		t.Errorf("gave %d up, %v; want 2", n, err)
 	}
 	for table, want := range map[string]int{"outbox": 0, "outbox_failures": 0, "outbox_dead": 2} {
+		if n := m.count(t, table); n != want {
+			t.Errorf("%d rows are in %s, want %d", n, table, want)
+		}
+	}
+}
+
+// A message that is refused for the first time while others are given up stays in the
+// outbox: MariaDB takes several statements for it, which could see different failures.
+func TestGiveUpLeavesWhatFailsMeanwhile(t *testing.T) {
+	t.Parallel()
+	_, dsn := testdb.MariaDB(t)
+	db, err := sql.Open("mysql", dsn+"&tx_isolation=%27READ-COMMITTED%27")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	m := migrated(t, db, relay.MySQL)
+	m.put(t, "a1", "b1")
+	var fresh, failing int64
+	if err := m.QueryRowContext(t.Context(), `SELECT MIN(id), MAX(id) FROM outbox`).Scan(&fresh, &failing); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{
+		`INSERT INTO outbox_failures SELECT id, 1, 'refused', UTC_TIMESTAMP(6) FROM outbox ORDER BY id DESC LIMIT 1`,
+		`CREATE TRIGGER linger BEFORE INSERT ON outbox_dead FOR EACH ROW SET NEW.attempts = NEW.attempts + SLEEP(2)`,
+	} {
+		if _, err := m.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		for lingering := 0; lingering == 0 && ctx.Err() == nil; {
+			_ = m.QueryRowContext(ctx, `SELECT COUNT(*) FROM information_schema.processlist
+				WHERE db = DATABASE() AND state = 'User sleep'`).Scan(&lingering)
+		}
+		_, err := m.dialect.Over(m.DB).ExecContext(ctx, m.dialect.Relay().Fail, fresh, 1, "refused", 1000)
+		refused <- err
+	}()
+	if n, err := m.admin(t).GiveUpFailures(t.Context(), fresh, failing); err != nil || n != 1 {
+		t.Errorf("gave %d up, %v; want the one that was failing", n, err)
+	}
+	if err := <-refused; err != nil {
+		t.Fatal(err)
+	}
+	for table, want := range map[string]int{"outbox": 1, "outbox_failures": 1, "outbox_dead": 1} {
 		if n := m.count(t, table); n != want {
 			t.Errorf("%d rows are in %s, want %d", n, table, want)
 		}

@@ -44,41 +44,46 @@ func Consumer(c *consumer.Consumer, lag *Lag, limit time.Duration) Source {
 }
 
 func ofConsumer(stats func() consumer.Stats, lag *Lag) prometheus.Collector {
-	c := &collector[consumer.Stats]{stats: stats, series: consumerSeries()}
+	c := newCollector(stats, consumerSamples)
 	if lag != nil {
-		c.descs = []*prometheus.Desc{lag.histogram.Desc()}
+		c.moreDesc = lag.histogram.Desc()
 		c.more = func(_ consumer.Stats, out chan<- prometheus.Metric) { lag.histogram.Collect(out) }
 	}
 	return c
 }
 
-func consumerSeries() []series[consumer.Stats] {
-	type stats = consumer.Stats
-	return []series[stats]{
-		counter("lockstep_consumer_received_total", "Messages taken from the broker.", func(s stats) int64 { return s.Received }),
-		counter("lockstep_consumer_applied_total", "Messages that changed a row or a tombstone.", func(s stats) int64 { return s.Applied }),
-		counter("lockstep_consumer_duplicate_total", "Messages of a revision that was stored already.", func(s stats) int64 { return s.Duplicate }),
-		counter("lockstep_consumer_stale_total", "Messages older than what was stored.", func(s stats) int64 { return s.Stale }),
-		counter("lockstep_consumer_superseded_total", "Messages that a newer one of the same batch made needless.", func(s stats) int64 { return s.Superseded }),
-		counter("lockstep_consumer_gaps_total", "Times that revisions were missing below an applied one.", func(s stats) int64 { return s.Gaps }),
-		counter("lockstep_consumer_downgraded_total", "SYNCs that lowered a row's revision.", func(s stats) int64 { return s.Downgraded }),
-		counter("lockstep_consumer_ignored_total", "Messages of entities that are ignored, and SYNCs for all where only direct ones count.",
-			func(s stats) int64 { return s.Ignored }),
-		counter("lockstep_consumer_late_total", "Calls of handlers that were not done in time.", func(s stats) int64 { return s.Late }),
-		counter("lockstep_consumer_panics_total", "Calls of handlers that panicked.", func(s stats) int64 { return s.Panics }),
-		counter("lockstep_consumer_retried_total", "Copies put back for another attempt.", func(s stats) int64 { return s.Retried }),
-		counter("lockstep_consumer_dead_total", "Messages moved to the dead-letter queue.", func(s stats) int64 { return s.Dead }),
-		counter("lockstep_consumer_quirks_total", "Messages with an oddity that was overlooked.", func(s stats) int64 { return s.Quirks }),
-		counter("lockstep_consumer_batches_total", "Committed transactions.", func(s stats) int64 { return s.Batches }),
-		counter("lockstep_consumer_isolated_total", "Transactions taken apart because a message did not fit.", func(s stats) int64 { return s.Isolated }),
-		counter("lockstep_consumer_pauses_total", "Outages of the database and of the broker.", func(s stats) int64 { return s.Pauses }),
-		counter("lockstep_consumer_purged_total", "Deleted keys that were forgotten for their age.", func(s stats) int64 { return s.Purged }),
-		gauge("lockstep_consumer_parked", "Messages that wait for a row that theirs refers to.", func(s stats) float64 { return float64(s.Parked) }),
-		gauge("lockstep_consumer_parked_oldest_timestamp_seconds", "When the row of the oldest of them was changed in the master; 0 when there is none.",
-			func(s stats) float64 { return unix(s.ParkedSince) }),
-		gauge("lockstep_consumer_stuck", "Messages held because the broker does not take their copy or dead letter.",
-			func(s stats) float64 { return float64(s.Stuck) }),
-		gauge("lockstep_consumer_batch_size", "Messages in the last transaction.", func(s stats) float64 { return float64(s.BatchSize) }),
-		gauge("lockstep_consumer_last_lag_seconds", "Time from commit to apply of the last message.", func(s stats) float64 { return s.Lag.Seconds() }),
+// consumerSamples are the numbers of a consumer.
+func consumerSamples(s consumer.Stats) []sample {
+	return []sample{
+		counter("lockstep_consumer_received_total", "Messages taken from the broker.", s.Received),
+		counter("lockstep_consumer_applied_total", "Messages that changed a row or a tombstone.", s.Applied),
+		counter("lockstep_consumer_duplicate_total",
+			"Messages of a revision that was stored already.", s.Duplicate),
+		counter("lockstep_consumer_stale_total", "Messages older than what was stored.", s.Stale),
+		counter("lockstep_consumer_superseded_total",
+			"Messages that a newer one of the same batch made needless.", s.Superseded),
+		counter("lockstep_consumer_gaps_total",
+			"Times that revisions were missing below an applied one.", s.Gaps),
+		counter("lockstep_consumer_downgraded_total", "SYNCs that lowered a row's revision.", s.Downgraded),
+		counter("lockstep_consumer_ignored_total",
+			"Messages of entities that are ignored, and SYNCs for all where only direct ones count.", s.Ignored),
+		counter("lockstep_consumer_late_total", "Calls of handlers that were not done in time.", s.Late),
+		counter("lockstep_consumer_panics_total", "Calls of handlers that panicked.", s.Panics),
+		counter("lockstep_consumer_retried_total", "Copies put back for another attempt.", s.Retried),
+		counter("lockstep_consumer_dead_total", "Messages moved to the dead-letter queue.", s.Dead),
+		counter("lockstep_consumer_quirks_total", "Messages with an oddity that was overlooked.", s.Quirks),
+		counter("lockstep_consumer_batches_total", "Committed transactions.", s.Batches),
+		counter("lockstep_consumer_isolated_total",
+			"Transactions taken apart because a message did not fit.", s.Isolated),
+		counter("lockstep_consumer_pauses_total", "Outages of the database and of the broker.", s.Pauses),
+		counter("lockstep_consumer_purged_total", "Deleted keys that were forgotten for their age.", s.Purged),
+		gauge("lockstep_consumer_parked", "Messages that wait for a row that theirs refers to.", s.Parked),
+		gauge("lockstep_consumer_parked_oldest_timestamp_seconds",
+			"When the row of the oldest of them was changed in the master; 0 when there is none.", unix(s.ParkedSince)),
+		gauge("lockstep_consumer_stuck",
+			"Messages held because the broker does not take their copy or dead letter.", s.Stuck),
+		gauge("lockstep_consumer_batch_size", "Messages in the last transaction.", s.BatchSize),
+		gauge("lockstep_consumer_last_lag_seconds",
+			"Time from commit to apply of the last message.", s.Lag.Seconds()),
 	}
 }

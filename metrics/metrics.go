@@ -70,45 +70,56 @@ func check(sources []Source, ask func(Source) error) http.Handler {
 	})
 }
 
-// series is one number of a Stats.
-type series[S any] struct {
-	desc  *prometheus.Desc
-	kind  prometheus.ValueType
-	value func(S) float64
+// sample is one number of a Stats.
+type sample struct {
+	kind       prometheus.ValueType
+	name, help string
+	value      float64
 }
 
-func counter[S any](name, help string, value func(S) int64) series[S] {
-	return series[S]{prometheus.NewDesc(name, help, nil, nil), prometheus.CounterValue, func(s S) float64 { return float64(value(s)) }}
+func counter(name, help string, value int64) sample {
+	return sample{prometheus.CounterValue, name, help, float64(value)}
 }
 
-func gauge[S any](name, help string, value func(S) float64) series[S] {
-	return series[S]{prometheus.NewDesc(name, help, nil, nil), prometheus.GaugeValue, value}
+func gauge[N int | int64 | float64](name, help string, value N) sample {
+	return sample{prometheus.GaugeValue, name, help, float64(value)}
 }
 
-// collector turns Stats into series at each scrape.
+// collector turns a Stats into series at each scrape.
 type collector[S any] struct {
-	stats  func() S
-	series []series[S]
-	// more sends what is not a single number.
-	more  func(s S, out chan<- prometheus.Metric)
-	descs []*prometheus.Desc
+	stats   func() S
+	samples func(S) []sample   // the same ones each time, whatever their values
+	descs   []*prometheus.Desc // theirs
+
+	// more sends what is not a single number; nil: nothing. moreDesc describes it.
+	more     func(s S, out chan<- prometheus.Metric)
+	moreDesc *prometheus.Desc
+}
+
+func newCollector[S any](stats func() S, samples func(S) []sample) *collector[S] {
+	c := &collector[S]{stats: stats, samples: samples}
+	var none S
+	for _, one := range samples(none) {
+		c.descs = append(c.descs, prometheus.NewDesc(one.name, one.help, nil, nil))
+	}
+	return c
 }
 
 // Describe implements [prometheus.Collector].
 func (c *collector[S]) Describe(out chan<- *prometheus.Desc) {
-	for _, s := range c.series {
-		out <- s.desc
-	}
 	for _, d := range c.descs {
 		out <- d
+	}
+	if c.more != nil {
+		out <- c.moreDesc
 	}
 }
 
 // Collect implements [prometheus.Collector].
 func (c *collector[S]) Collect(out chan<- prometheus.Metric) {
 	s := c.stats()
-	for _, one := range c.series {
-		out <- prometheus.MustNewConstMetric(one.desc, one.kind, one.value(s))
+	for i, one := range c.samples(s) {
+		out <- prometheus.MustNewConstMetric(c.descs[i], one.kind, one.value)
 	}
 	if c.more != nil {
 		c.more(s, out)

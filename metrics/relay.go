@@ -22,41 +22,43 @@ func Relay(r *relay.Relay, limit time.Duration) Source {
 }
 
 func ofRelay(stats func() relay.Stats) prometheus.Collector {
-	phases := prometheus.NewDesc("lockstep_relay_phase_seconds",
+	c := newCollector(stats, relaySamples)
+	c.moreDesc = prometheus.NewDesc("lockstep_relay_phase_seconds",
 		"Time the steps of a batch took; they run side by side.", []string{"phase"}, nil)
-	c := &collector[relay.Stats]{stats: stats, series: relaySeries(), descs: []*prometheus.Desc{phases}}
 	c.more = func(s relay.Stats, out chan<- prometheus.Metric) {
 		for _, p := range []struct {
 			name string
 			took relay.Timing
 		}{{"read", s.Read}, {"send", s.Send}, {"confirm", s.Confirm}, {"settle", s.Settle}} {
-			out <- prometheus.MustNewConstSummary(phases, uint64(p.took.Count), p.took.Total.Seconds(), nil, p.name) //nolint:gosec // counts are not negative
+			out <- prometheus.MustNewConstSummary(c.moreDesc, uint64(p.took.Count), p.took.Total.Seconds(), nil, p.name) //nolint:gosec // counts are not negative
 		}
 	}
 	return c
 }
 
-func relaySeries() []series[relay.Stats] {
-	type stats = relay.Stats
-	return []series[stats]{
-		gauge("lockstep_relay_pending", "Messages in the outbox, counted up to a million.",
-			func(s stats) float64 { return float64(s.Outbox.Pending) }),
-		gauge("lockstep_relay_oldest_seconds", "Age of the message that was put into the outbox first; 0 when it is empty.",
-			func(s stats) float64 { return s.Outbox.Oldest.Seconds() }),
-		gauge("lockstep_relay_looked_timestamp_seconds", "When the outbox was last looked at; 0 for never.",
-			func(s stats) float64 { return unix(s.Outbox.At) }),
-		gauge("lockstep_relay_last_confirmed_timestamp_seconds", "When the broker last confirmed a message of this relay; 0 for never.",
-			func(s stats) float64 { return unix(s.LastConfirmed) }),
-		counter("lockstep_relay_published_total", "Messages confirmed by the broker and deleted.", func(s stats) int64 { return s.Published }),
-		counter("lockstep_relay_collapsed_total", "Events deleted with a newer one of their key.", func(s stats) int64 { return s.Collapsed }),
-		counter("lockstep_relay_dropped_total", "Messages that no queue was bound to, and deleted.", func(s stats) int64 { return s.Dropped }),
-		counter("lockstep_relay_returned_total", "Times that no queue was bound to a message's topic.", func(s stats) int64 { return s.Returned }),
-		counter("lockstep_relay_failed_total", "Tries that the broker refused.", func(s stats) int64 { return s.Refused }),
-		counter("lockstep_relay_dead_total", "Messages moved to outbox_dead.", func(s stats) int64 { return s.Dead }),
-		counter("lockstep_relay_pauses_total", "Outages of the broker or the database.", func(s stats) int64 { return s.Pauses }),
-		gauge("lockstep_relay_lease_held", "Leases that this relay holds; more than one if there are shards.", func(s stats) float64 { return float64(s.Leases) }),
-		gauge("lockstep_relay_term", "Number of the newest term while this relay holds a lease, else 0.", func(s stats) float64 { return float64(s.Term) }),
-		gauge("lockstep_relay_blocked_keys", "Keys that wait for a message that was refused.", func(s stats) float64 { return float64(s.Blocked) }),
-		gauge("lockstep_relay_batch_size", "Messages in the last batch.", func(s stats) float64 { return float64(s.BatchSize) }),
+// relaySamples are the numbers of a relay.
+func relaySamples(s relay.Stats) []sample {
+	return []sample{
+		gauge("lockstep_relay_pending", "Messages in the outbox, counted up to a million.", s.Outbox.Pending),
+		gauge("lockstep_relay_oldest_seconds",
+			"Age of the message that was put into the outbox first; 0 when it is empty.", s.Outbox.Oldest.Seconds()),
+		gauge("lockstep_relay_looked_timestamp_seconds",
+			"When the outbox was last looked at; 0 for never.", unix(s.Outbox.At)),
+		gauge("lockstep_relay_last_confirmed_timestamp_seconds",
+			"When the broker last confirmed a message of this relay; 0 for never.", unix(s.LastConfirmed)),
+		counter("lockstep_relay_published_total", "Messages confirmed by the broker and deleted.", s.Published),
+		counter("lockstep_relay_collapsed_total", "Events deleted with a newer one of their key.", s.Collapsed),
+		counter("lockstep_relay_dropped_total", "Messages that no queue was bound to, and deleted.", s.Dropped),
+		counter("lockstep_relay_returned_total",
+			"Times that no queue was bound to a message's topic.", s.Returned),
+		counter("lockstep_relay_failed_total", "Tries that the broker refused.", s.Refused),
+		counter("lockstep_relay_dead_total", "Messages moved to outbox_dead.", s.Dead),
+		counter("lockstep_relay_pauses_total", "Outages of the broker or the database.", s.Pauses),
+		gauge("lockstep_relay_lease_held",
+			"Leases that this relay holds; more than one if there are shards.", s.Leases),
+		gauge("lockstep_relay_term",
+			"Number of the newest term while this relay holds a lease, else 0.", s.Term),
+		gauge("lockstep_relay_blocked_keys", "Keys that wait for a message that was refused.", s.Blocked),
+		gauge("lockstep_relay_batch_size", "Messages in the last batch.", s.BatchSize),
 	}
 }

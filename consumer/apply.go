@@ -163,7 +163,7 @@ func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) 
 	}
 	if err != nil {
 		_ = tx.Rollback() // work's error says more
-		s.tooLong(ctx, err, orElse(s.loose, orElse(s.texts[s.last], "one that takes locks or looks for a fault")))
+		s.tooLong(ctx, err, cmp.Or(s.loose, s.texts[s.last], "one that takes locks or looks for a fault"))
 		return err
 	}
 	if err := tx.Commit(); err != nil {

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -152,27 +153,17 @@ func (cfg *Config) validate() error {
 }
 
 func (cfg *Config) setDefaults() {
-	set(&cfg.BatchSize, defaultBatchSize)
-	set(&cfg.MaxParked, defaultMaxParked)
-	set(&cfg.DeadLetterTTL, defaultDeadLetterTTL)
-	set(&cfg.TombstoneRetention, defaultTombstoneRetention)
-	set(&cfg.DrainTimeout, defaultDrainTimeout)
-	set(&cfg.TransactionTimeout, defaultTransactionTimeout)
-	set(&cfg.Workers, defaultWorkers)
-	set(&cfg.HandlerTimeout, defaultHandlerTimeout)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.BatchSize = cmp.Or(cfg.BatchSize, defaultBatchSize)
+	cfg.MaxParked = cmp.Or(cfg.MaxParked, defaultMaxParked)
+	cfg.DeadLetterTTL = cmp.Or(cfg.DeadLetterTTL, defaultDeadLetterTTL)
+	cfg.TombstoneRetention = cmp.Or(cfg.TombstoneRetention, defaultTombstoneRetention)
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, defaultDrainTimeout)
+	cfg.TransactionTimeout = cmp.Or(cfg.TransactionTimeout, defaultTransactionTimeout)
+	cfg.Workers = cmp.Or(cfg.Workers, defaultWorkers)
+	cfg.HandlerTimeout = cmp.Or(cfg.HandlerTimeout, defaultHandlerTimeout)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-}
-
-// set gives a field its default when it has the zero value.
-func set[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
 	}
 }
 
@@ -245,10 +236,10 @@ func (t *Table) policy() policy {
 
 func (t *Table) setDefaults() {
 	if t.Keys = slices.Clone(t.Keys); len(t.Keys) == 0 {
-		set(&t.Key, defaultKey)
+		t.Key = cmp.Or(t.Key, defaultKey)
 		t.Keys = []string{t.Key}
 	}
-	set(&t.Key, t.Keys[0])
+	t.Key = cmp.Or(t.Key, t.Keys[0])
 	t.Columns = maps.Clone(t.Columns)
 }
 

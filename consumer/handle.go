@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -164,7 +165,7 @@ func (c *Consumer) handle(call, cqrsID string, missing bool, data error, h *hand
 	e := &entity{id: cqrsID, handler: h, policy: policy{o.MaxRetries, o.RetryDelay, o.RetryIf, o.RetryDelayFor, o.OnlyDirectSyncs}}
 	e.policy.validate(fault)
 	h.key, h.timeout = o.Key, o.Timeout
-	set(&h.timeout, c.cfg.HandlerTimeout)
+	h.timeout = cmp.Or(h.timeout, c.cfg.HandlerTimeout)
 	return c.register(call, e, faults)
 }
 
@@ -226,7 +227,7 @@ func (in *incoming) readHandled() error {
 		raw = in.memberKey(name)
 	}
 	if event.IsNull(raw) {
-		return in.fault(nil, nil, fmt.Errorf("the key (%s) is missing", orElse(name, "instance_pk")))
+		return in.fault(nil, nil, fmt.Errorf("the key (%s) is missing", cmp.Or(name, "instance_pk")))
 	}
 	if in.key = handledKey(raw); len(in.key) > dialect.MaxInboxKey {
 		return in.fault(nil, nil, fmt.Errorf("the key has %d bytes, at most %d are possible", len(in.key), dialect.MaxInboxKey))
@@ -250,13 +251,6 @@ func (in *incoming) memberKey(name string) (raw []byte) {
 		}
 	}
 	return raw
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // handledKey returns one text for all spellings of a key, whose column's type is

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -25,8 +26,8 @@ type policy struct {
 }
 
 func (p *policy) setDefaults() {
-	set(&p.maxRetries, defaultMaxRetries)
-	set(&p.retryDelay, defaultRetryDelay)
+	p.maxRetries = cmp.Or(p.maxRetries, defaultMaxRetries)
+	p.retryDelay = cmp.Or(p.retryDelay, defaultRetryDelay)
 }
 
 func (p *policy) validate(fault func(format string, args ...any)) {

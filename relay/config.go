@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"log/slog"
 	"time"
 
@@ -96,36 +97,36 @@ type Config struct {
 }
 
 func (cfg *Config) setDefaults() {
-	setDefault(&cfg.BatchSize, 500)
-	setDefault(&cfg.BatchBytes, 4<<20)
-	setDefault(&cfg.Poll, 200*time.Millisecond)
-	setDefault(&cfg.LeaseTTL, 10*time.Second)
-	setDefault(&cfg.LeaseRenew, cfg.LeaseTTL*3/10)
-	setDefault(&cfg.MaxAttempts, 25)
-	setDefault(&cfg.UnroutableBroadcast, Drop)
-	setDefault(&cfg.UnroutableDirect, Retry)
-	setDefault(&cfg.Lanes, 8)
-	setDefault(&cfg.DrainTimeout, 30*time.Second)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
+	cfg.BatchSize = cmp.Or(cfg.BatchSize, 500)
+	cfg.BatchBytes = cmp.Or(cfg.BatchBytes, 4<<20)
+	cfg.Poll = cmp.Or(cfg.Poll, 200*time.Millisecond)
+	cfg.LeaseTTL = cmp.Or(cfg.LeaseTTL, 10*time.Second)
+	cfg.LeaseRenew = cmp.Or(cfg.LeaseRenew, cfg.LeaseTTL*3/10)
+	cfg.MaxAttempts = cmp.Or(cfg.MaxAttempts, 25)
+	cfg.UnroutableBroadcast = cmp.Or(cfg.UnroutableBroadcast, Drop)
+	cfg.UnroutableDirect = cmp.Or(cfg.UnroutableDirect, Retry)
+	cfg.Lanes = cmp.Or(cfg.Lanes, 8)
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 30*time.Second)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 }
 
 func (cfg *Config) validate(fault func(format string, args ...any)) {
-	for name, n := range map[string]int64{
-		"BatchSize": int64(cfg.BatchSize), "BatchBytes": cfg.BatchBytes, "Poll": int64(cfg.Poll), "LeaseRenew": int64(cfg.LeaseRenew),
-		"MaxAttempts": int64(cfg.MaxAttempts), "Lanes": int64(cfg.Lanes), "DrainTimeout": int64(cfg.DrainTimeout),
-		"Look": int64(cfg.Look), "Shards": int64(cfg.Shards),
+	for _, field := range []struct {
+		name  string
+		value int64
+	}{
+		{"BatchSize", int64(cfg.BatchSize)},
+		{"BatchBytes", cfg.BatchBytes},
+		{"Poll", int64(cfg.Poll)},
+		{"LeaseRenew", int64(cfg.LeaseRenew)},
+		{"MaxAttempts", int64(cfg.MaxAttempts)},
+		{"Lanes", int64(cfg.Lanes)},
+		{"DrainTimeout", int64(cfg.DrainTimeout)},
+		{"Look", int64(cfg.Look)},
+		{"Shards", int64(cfg.Shards)},
 	} {
-		if n < 0 {
-			fault("Config.%s is negative", name)
+		if field.value < 0 {
+			fault("Config.%s is negative: use 0 for its default, or more", field.name)
 		}
 	}
 	if cfg.LeaseTTL < time.Second {
@@ -134,9 +135,17 @@ func (cfg *Config) validate(fault func(format string, args ...any)) {
 	if cfg.LeaseRenew > cfg.LeaseTTL/2 {
 		fault("Config.LeaseRenew is %v: use at most half of LeaseTTL, %v", cfg.LeaseRenew, cfg.LeaseTTL/2)
 	}
-	for name, u := range map[string]Unroutable{"UnroutableBroadcast": cfg.UnroutableBroadcast, "UnroutableDirect": cfg.UnroutableDirect} {
-		if u != Retry && u != Drop && u != Dead {
-			fault("Config.%s is %q: use retry, drop or dead", name, u)
+	for _, field := range []struct {
+		name  string
+		value Unroutable
+	}{
+		{"UnroutableBroadcast", cfg.UnroutableBroadcast},
+		{"UnroutableDirect", cfg.UnroutableDirect},
+	} {
+		switch field.value {
+		case Retry, Drop, Dead:
+		default:
+			fault("Config.%s is %q: use %s, %s or %s", field.name, field.value, Retry, Drop, Dead)
 		}
 	}
 }

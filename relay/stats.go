@@ -193,7 +193,11 @@ func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 		return nil // what was pending at the last look may have gone since
 	}
 	if idle := now.Sub(moved); idle > limit {
-		return fmt.Errorf("relay: %d messages are pending and none was confirmed for %v", o.Pending-o.Waiting, idle.Round(time.Second))
+		pending := "1 message is pending"
+		if n := o.Pending - o.Waiting; n > 1 {
+			pending = fmt.Sprintf("%d messages are pending", n)
+		}
+		return fmt.Errorf("relay: %s and none was confirmed for %v", pending, idle.Round(time.Second))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,23 +57,14 @@ const (
 const maxBytesOnTheWay = 32 << 20
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.Stream, defaultStream)
-	setDefault(&c.Replicas, defaultReplicas)
-	setDefault(&c.Prefetch, defaultPrefetch)
-	setDefault(&c.Window, defaultWindow)
-	setDefault(&c.ConfirmTimeout, defaultConfirmTimeout)
-	setDefault(&c.AckWait, defaultAckWait)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Stream = cmp.Or(c.Stream, defaultStream)
+	c.Replicas = cmp.Or(c.Replicas, defaultReplicas)
+	c.Prefetch = cmp.Or(c.Prefetch, defaultPrefetch)
+	c.Window = cmp.Or(c.Window, defaultWindow)
+	c.ConfirmTimeout = cmp.Or(c.ConfirmTimeout, defaultConfirmTimeout)
+	c.AckWait = cmp.Or(c.AckWait, defaultAckWait)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // validate reports every fault of a Config that has its defaults.

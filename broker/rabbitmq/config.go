@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -79,23 +80,16 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.Exchange, DefaultExchange)
-	setDefault(&c.Prefetch, DefaultPrefetch)
-	setDefault(&c.Window, DefaultWindow)
-	setDefault(&c.ConfirmTimeout, DefaultTimeout)
-	setDefault(&c.DialTimeout, DefaultTimeout)
-	setDefault(&c.Heartbeat, DefaultTimeout)
-	setDefault(&c.Name, DefaultName)
-	setDefault(&c.QueueType, queueClassic)
-	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
+	c.Exchange = cmp.Or(c.Exchange, DefaultExchange)
+	c.Prefetch = cmp.Or(c.Prefetch, DefaultPrefetch)
+	c.Window = cmp.Or(c.Window, DefaultWindow)
+	c.ConfirmTimeout = cmp.Or(c.ConfirmTimeout, DefaultTimeout)
+	c.DialTimeout = cmp.Or(c.DialTimeout, DefaultTimeout)
+	c.Heartbeat = cmp.Or(c.Heartbeat, DefaultTimeout)
+	c.Name = cmp.Or(c.Name, DefaultName)
+	c.QueueType = cmp.Or(c.QueueType, queueClassic)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 func (c Config) validate() error {

@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,22 +66,15 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	setDefault(&c.Schema, DefaultSchema)
-	setDefault(&c.Prefetch, DefaultPrefetch)
-	setDefault(&c.Window, DefaultWindow)
-	setDefault(&c.MaxSize, DefaultMaxSize)
-	setDefault(&c.Poll, DefaultPoll)
-	setDefault(&c.Lease, DefaultLease)
-	setDefault(&c.ConfirmTimeout, DefaultTimeout)
-	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
+	c.Schema = cmp.Or(c.Schema, DefaultSchema)
+	c.Prefetch = cmp.Or(c.Prefetch, DefaultPrefetch)
+	c.Window = cmp.Or(c.Window, DefaultWindow)
+	c.MaxSize = cmp.Or(c.MaxSize, DefaultMaxSize)
+	c.Poll = cmp.Or(c.Poll, DefaultPoll)
+	c.Lease = cmp.Or(c.Lease, DefaultLease)
+	c.ConfirmTimeout = cmp.Or(c.ConfirmTimeout, DefaultTimeout)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	return c
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }
 
 // validate reports every fault of a Config that has its defaults.

@@ -67,6 +67,7 @@ type waiting struct {
 	attempts int     // how often the first one was refused
 	retryAt  time.Time
 	busy     bool // some of ids are under way
+	unknown  bool // nothing of it was refused: the broker was away
 }
 
 func newLedger() *ledger {
@@ -289,14 +290,28 @@ func (l *ledger) waitingRows() (n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range l.blocked {
-		n += int64(len(w.ids))
+		if !w.unknown {
+			n += int64(len(w.ids))
+		}
 	}
 	return n
 }
 
-// blockedKeys returns how many keys wait.
-func (l *ledger) blockedKeys() int {
+// blockedKeys returns how many keys wait for a message that was refused.
+func (l *ledger) blockedKeys() (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.blocked)
+	for _, w := range l.blocked {
+		if !w.unknown {
+			n++
+		}
+	}
+	return n
+}
+
+// blocks reports whether any key waits.
+func (l *ledger) blocks() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.blocked) > 0
 }

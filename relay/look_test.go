@@ -1,9 +1,11 @@
 package relay_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -41,5 +43,25 @@ func TestAgeOfTheOldest(t *testing.T) {
 		if overview.Pending != 3 {
 			t.Errorf("%d are pending, want 3", overview.Pending)
 		}
+	})
+}
+
+// While the broker is away nothing waits for a refused message: the relay stalls, and
+// says so for as long as that lasts.
+func TestStalledWhileTheBrokerIsAway(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.Postgres(t)
+	m := migrated(t, db, relay.Postgres)
+	m.put(t, "a1", "a2", "b1")
+	away := &recorder{fate: func(string) error { return errors.New("the broker is away") }}
+	r, _ := m.start(t, away, relay.Config{Look: 5 * time.Millisecond})
+	stalled := func() error { return r.Stats().Stalled(time.Now(), 500*time.Millisecond) }
+	eventually(t, "the relay is not healthy", func() bool { return stalled() != nil })
+	again := len(away.all())
+	eventually(t, "it has tried again, twice", func() bool {
+		if s := r.Stats(); stalled() == nil || s.Blocked != 0 || s.Outbox.Waiting != 0 {
+			t.Fatalf("stalled: %v; %d keys and %d messages wait for one that was refused, want none", stalled(), s.Blocked, s.Outbox.Waiting)
+		}
+		return len(away.all()) >= again+6
 	})
 }

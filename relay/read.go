@@ -101,7 +101,7 @@ const heedEvery = 2 * time.Second
 
 // heed takes up what [Admin.RetryFailures] asked for.
 func (s *session) heed(ctx context.Context, now time.Time) error {
-	if now.Sub(s.heededAt) < heedEvery || s.ledger.blockedKeys() == 0 {
+	if now.Sub(s.heededAt) < heedEvery || !s.ledger.blocks() {
 		return nil
 	}
 	s.heededAt = now
@@ -206,7 +206,7 @@ func (s *session) idle(ctx context.Context) error {
 	if len(s.gaps.ranges) > 0 {
 		wait = min(wait, s.gaps.pace(now))
 	}
-	if s.ledger.blockedKeys() > 0 {
+	if s.ledger.blocks() {
 		wait = min(wait, heedEvery)
 		wait = min(wait, s.keysDue.Sub(now))
 	}

@@ -152,7 +152,9 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 		case result == unknown:
 			s.outage = err
 			if w == nil { // nothing behind it may overtake it
-				l.wait(r.unit).queueRow(r)
+				w = l.wait(r.unit)
+				w.unknown = true
+				w.queueRow(r)
 			}
 		case result == suspect:
 			w.retryAt = now.Add(backoff(attempts + 1))
@@ -183,6 +185,7 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 				w.attempts = max(w.attempts, attempts)
 			}
 			w.queueRow(r)
+			w.unknown = false
 			w.attempts++
 			wait := backoff(w.attempts)
 			w.retryAt = now.Add(wait)

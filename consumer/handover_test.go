@@ -44,6 +44,12 @@ var handovers = []struct {
 	{"the same to lower keys", []holder{
 		{9, "x", 2}, {8, "v9", 2}, {7, "v8", 2}, {6, "v7", 2}, {5, "v6", 2}, {4, "v5", 2}, {3, "v4", 2}, {2, "v3", 2}, {1, "v2", 2},
 	}, map[int]string{1: "v2", 2: "v3", 3: "v4", 4: "v5", 5: "v6", 6: "v7", 7: "v8", 8: "v9", 9: "x"}, nil},
+	{"to lower keys, in the wrong order", []holder{
+		{1, "v2", 2}, {2, "v3", 2}, {3, "v4", 2}, {4, "v5", 2}, {5, "v6", 2}, {6, "v7", 2}, {7, "v8", 2}, {8, "v9", 2}, {9, "x", 2},
+	}, map[int]string{1: "v2", 2: "v3", 3: "v4", 4: "v5", 5: "v6", 6: "v7", 7: "v8", 8: "v9", 9: "x"}, nil},
+	{"to higher keys, in the wrong order", []holder{
+		{9, "v8", 2}, {8, "v7", 2}, {7, "v6", 2}, {6, "v5", 2}, {5, "v4", 2}, {4, "v3", 2}, {3, "v2", 2}, {2, "v1", 2}, {1, "x", 2},
+	}, map[int]string{1: "x", 2: "v1", 3: "v2", 4: "v3", 5: "v4", 6: "v5", 7: "v6", 8: "v7", 9: "v8"}, nil},
 	{"some in the wrong order", []holder{{4, "v3", 2}, {3, "v2", 2}, {2, "v1", 2}, {1, "x", 2}}, map[int]string{1: "x", 2: "v1", 3: "v2", 4: "v3"}, nil},
 	{"exchanged by way of a third value", []holder{{1, "x", 2}, {2, "v1", 2}, {1, "v2", 3}}, map[int]string{1: "v2", 2: "v1"}, nil},
 	{"beside one that is taken for good", []holder{{3, "v4", 2}, {2, "v1", 2}, {1, "x", 2}, {5, "v6", 2}}, map[int]string{1: "x", 2: "v1"}, []string{"3", "5"}},

@@ -54,6 +54,7 @@ func (iso *isolation) rounds(ctx context.Context, tx *sql.Tx, batch []*incoming)
 			}
 		}
 		iso.failures = append(iso.failures[:failed], final...)
+		batch = turned(batch, func(in *incoming) *incoming { return in })
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func (w *writing) singly(ctx context.Context) error {
 			w.failures = append(w.failures, failed...)
 			return nil
 		}
-		w.again = left
+		w.again = turned(left, func(b *bound) *incoming { return b.in })
 	}
 }
 

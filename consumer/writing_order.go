@@ -103,3 +103,21 @@ func inOrder(batch []*incoming) bool {
 	}
 	return false
 }
+
+// turned returns messages that failed in the opposite order, for the next round: where
+// each takes what the next one gives up, or refers to it, one a round would pass in the
+// order they failed in. The order stays where it counts: with deletions, and with
+// several messages of a key.
+func turned[T any](failed []T, incoming func(T) *incoming) []T {
+	keys := make(map[foldKey]bool, len(failed))
+	for _, one := range failed {
+		in := incoming(one)
+		key := foldKey{in.to.entity, in.key}
+		if keys[key] || in.signal == event.Delete {
+			return failed
+		}
+		keys[key] = true
+	}
+	slices.Reverse(failed)
+	return failed
+}

@@ -272,34 +272,59 @@ func (r *Replica) PostgresDelete() string {
 }
 
 // ReplicaConstraint is the query for the condition that rows which violate a
-// constraint or a unique index meet, in SQL over a row r. Its parameters are the quoted
-// table, the name and the condition of [Replica.OtherKey]. With it come the columns it
-// speaks of, as a JSON array. There is no result for one of another kind or table, nor
-// for an index of expressions or of a part of the rows.
+// constraint or a unique index meet, in SQL over a row r of the table [MemberRows]. Its
+// parameters are the quoted table, the name and the conditions of [Replica.OtherKey] and
+// [Replica.Moves]. With it come the columns it speaks of, as a JSON array. There is no
+// result for one of another kind or table, nor for an index of expressions or of a part
+// of the rows, nor where a trigger may change a row before it is written.
+//
+// A row may refer to itself. Under a constraint that waits for the end of the statement
+// rows may exchange their values, so only a value of a row that is not among these is
+// taken for sure.
 const ReplicaConstraint = `
 SELECT CASE c.contype
        WHEN 'c' THEN 'NOT (' || pg_get_expr(c.conbin, c.conrelid) || ')'
        WHEN 'f' THEN string_agg('r.' || quote_ident(a.attname) || ' IS NOT NULL', ' AND ')
                      || ' AND NOT EXISTS (SELECT FROM ' || c.confrelid::regclass || ' p WHERE '
                      || string_agg('p.' || quote_ident(f.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
+                     || CASE WHEN c.confrelid = c.conrelid
+                        THEN ' AND NOT (' || string_agg('r.' || quote_ident(f.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')'
+                        ELSE '' END
        END,
-       json_agg(a.attname)
+       CASE WHEN c.confrelid = c.conrelid
+       THEN (SELECT json_agg(s.attname) FROM pg_attribute s WHERE s.attrelid = c.conrelid AND s.attnum = ANY (c.conkey || c.confkey))
+       ELSE json_agg(a.attname) END
 FROM pg_constraint c
 LEFT JOIN LATERAL unnest(c.conkey, c.confkey) k (own, other) ON true
 LEFT JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.own
 LEFT JOIN pg_attribute f ON f.attrelid = c.confrelid AND f.attnum = k.other
-WHERE c.conrelid = to_regclass($1) AND c.conname = $2 AND c.contype IN ('c', 'f')
-GROUP BY c.oid, c.contype, c.conbin, c.conrelid, c.confrelid
+WHERE c.conrelid = to_regclass($1) AND c.conname = $2 AND c.contype IN ('c', 'f')` + postgresAsSent + `
+GROUP BY c.oid, c.contype, c.conbin, c.conrelid, c.confrelid, c.conkey, c.confkey
 UNION ALL
 SELECT 'EXISTS (SELECT FROM ' || i.indrelid::regclass || ' o WHERE ' || $3 || ' AND '
-       || string_agg('o.' || quote_ident(a.attname) || ' = r.' || quote_ident(a.attname), ' AND ') || ')',
+       || string_agg('o.' || quote_ident(a.attname) || ' = r.' || quote_ident(a.attname), ' AND ')
+       || CASE WHEN i.indimmediate THEN '' ELSE ' AND NOT ' || $4 END || ')',
        json_agg(a.attname)
 FROM pg_index i
 JOIN pg_class x ON x.oid = i.indexrelid AND x.relname = $2
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (own, n)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.own
-WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL AND k.n <= i.indnkeyatts
-GROUP BY i.indrelid`
+WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indexprs IS NULL AND i.indpred IS NULL AND k.n <= i.indnkeyatts` + postgresAsSent + `
+GROUP BY i.indrelid, i.indimmediate`
+
+// postgresAsSent: no trigger acts before rows of the table are written. The types are
+// bits: 2 is BEFORE, 4 INSERT and 16 UPDATE.
+const postgresAsSent = `
+  AND NOT EXISTS (SELECT FROM pg_trigger g
+                  WHERE g.tgrelid = to_regclass($1) AND NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 2 <> 0 AND g.tgtype & 20 <> 0)`
+
+// MemberRows is the table of the rows that [Replica.PostgresFind] asks about.
+const MemberRows = "lockstep_r"
+
+// Moves returns the condition that the row o is one of those asked about.
+func (r *Replica) Moves() string {
+	return "EXISTS (SELECT FROM " + MemberRows + " x WHERE " + r.eachKey(Postgres, "x.%[1]s = o.%[1]s", " AND ") + ")"
+}
 
 // OtherKey returns the condition that rows o and r have different keys.
 func (r *Replica) OtherKey() string {
@@ -323,12 +348,16 @@ func (r *Replica) PostgresFind(condition string, where Where) string {
 	}
 	_, key := postgresMember(r.Key, "m."+MemberKey)
 	return fmt.Sprintf(`
-SELECT n
-FROM (SELECT %s AS %s%s, m.n, m.h AS lockstep_held, m.d AS lockstep_dead, %s AS lockstep_text
-      FROM ROWS FROM (json_to_recordset($1) AS (%s, h bigint, d bigint)) WITH ORDINALITY AS m (%s, h, d, n)) r
+WITH `+MemberRows+` AS MATERIALIZED (
+    SELECT %s AS %s%s, m.n AS lockstep_n, m.h AS lockstep_held, m.d AS lockstep_dead, %s AS lockstep_text
+    FROM ROWS FROM (json_to_recordset($1) AS (%s, h bigint, d bigint)) WITH ORDINALITY AS m (%s, h, d, n)
+)
+SELECT lockstep_n
+FROM `+MemberRows+` r
 WHERE (%s)
   AND NOT EXISTS (SELECT FROM %s t WHERE %s AND t.cqrs_revision >= lockstep_held)
-  AND NOT EXISTS (SELECT FROM %s d WHERE d.replica = %s AND d.key = lockstep_text AND d.revision >= lockstep_dead)`,
+  AND NOT EXISTS (SELECT FROM %s d WHERE d.replica = %s AND d.key = lockstep_text AND d.revision >= lockstep_dead)
+ORDER BY lockstep_n`,
 		key, Postgres.QuoteColumn(r.Key.Name), columns.String(), r.keyText("m."), members, names, condition,
 		Postgres.Quote(r.Table), r.eachKey(Postgres, "t.%[1]s = r.%[1]s", " AND "), TombstoneTable, Postgres.QuoteText(r.Table))
 }

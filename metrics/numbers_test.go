@@ -69,7 +69,7 @@ func TestRelaySeriesShowTheirNumbers(t *testing.T) {
 		Confirm: relay.Timing{Count: 15, Total: 3500 * time.Millisecond}, Settle: relay.Timing{Count: 16, Total: 4500 * time.Millisecond},
 		Outbox: relay.Outbox{Pending: 17, Oldest: 18500 * time.Millisecond, At: time.UnixMilli(19500)},
 	}
-	wantAllSet(t, s, "Leading", "Hindered") // which are for the health alone
+	wantAllSet(t, s, "Leading", "Idle", "Hindered") // which are for the health alone
 	want := map[string]float64{
 		"lockstep_relay_published_total": 1, "lockstep_relay_collapsed_total": 2, "lockstep_relay_dropped_total": 3,
 		"lockstep_relay_returned_total": 4, "lockstep_relay_failed_total": 5, "lockstep_relay_dead_total": 6, "lockstep_relay_pauses_total": 7,

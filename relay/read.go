@@ -192,6 +192,7 @@ func (s *session) idle(ctx context.Context) error {
 	quiet := now.Sub(s.idleSince)
 	if s.ledger.underWay() == 0 && !s.unsettled.Load() { // else a pause may be about to be said
 		s.resumed()
+		s.stats.idled(s.lease.share)
 	}
 	if now.Sub(s.sweptAt) >= sweepEvery {
 		s.sweep()

@@ -238,7 +238,7 @@ func (r *Relay) spreadWake(ctx context.Context) {
 func (r *Relay) lead(ctx context.Context, l *lease) error {
 	r.log.Info("relaying", keyTerm, l.term, keyHolder, l.holder, keyShard, l.share.shard, "shards", l.share.shards)
 	r.stats.began(l.share, l.term)
-	defer r.stats.ended()
+	defer r.stats.ended(l.share)
 
 	// hard outlives ctx by the drain, and ends at once with the lease.
 	hard, cancel := context.WithCancelCause(context.WithoutCancel(ctx))

@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -212,6 +213,38 @@ func TestFailuresStayInTheirShard(t *testing.T) {
 		if len(w.seen) > 0 {
 			t.Errorf("sent %q past what they wait for", w.seen)
 		}
+	})
+}
+
+// What another relay's shard has pending does not make a relay unhealthy that has
+// nothing to send, and what its own has does.
+func TestStalledByItsOwnShard(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		broker := &recorder{fate: func(payload string) error {
+			if payload == "a1" {
+				return refusal{}
+			}
+			return errors.New("the broker is away")
+		}}
+		cfg := relay.Config{Look: 10 * time.Millisecond, Shards: 2, LeaseTTL: 2 * time.Second, MaxAttempts: 1000}
+		one, _ := m.start(t, broker, cfg)
+		two, _ := m.start(t, broker, cfg)
+		stalled := func(r *relay.Relay) bool { return r.Stats().Stalled(time.Now(), 2*time.Second) != nil }
+		eventually(t, "each works on a shard", func() bool { return one.Stats().Leases == 1 && two.Stats().Leases == 1 })
+		m.put(t, "a1")
+		eventually(t, "both know that a message is pending", func() bool {
+			return one.Stats().Outbox.Pending == 1 && two.Stats().Outbox.Pending == 1
+		})
+		for start := time.Now(); time.Since(start) < 5*time.Second; <-time.After(20 * time.Millisecond) {
+			if stalled(one) || stalled(two) {
+				t.Fatalf("stalled by a refused message: %v, and beside it %v", stalled(one), stalled(two))
+			}
+		}
+		for _, key := range shardKeys {
+			m.put(t, string(key)+"2")
+		}
+		eventually(t, "both are stalled while the broker is away", func() bool { return stalled(one) && stalled(two) })
 	})
 }
 

@@ -27,6 +27,9 @@ type Stats struct {
 	// Leading is when this relay's term began, or the first one of several of its own
 	// that followed each other; zero while another relay works.
 	Leading time.Time
+	// Idle is when there was last nothing to send on any of this relay's shards; zero
+	// while one of them has not been like that, and without shards: the outbox is its own.
+	Idle time.Time
 	// Hindered is since when this relay, which has no lease, could not ask for one;
 	// zero while it can.
 	Hindered time.Time
@@ -86,6 +89,8 @@ type stats struct {
 type tenure struct {
 	term  int64
 	since time.Time
+	idle  time.Time // when there was last nothing to send
+	held  bool      // now
 }
 
 // began notes a lease, ended the end of one.
@@ -93,9 +98,9 @@ func (st *stats) began(of share, term int64) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.leases++
-	now := tenure{term, time.Now()}
+	now := tenure{term: term, since: time.Now(), held: true}
 	if last, ok := st.terms[of]; ok && last.term == term-1 {
-		now.since = last.since
+		now.since, now.idle = last.since, last.idle
 	}
 	if st.terms == nil {
 		st.terms = map[share]tenure{}
@@ -105,13 +110,43 @@ func (st *stats) began(of share, term int64) {
 	st.leading.Store(now.since.UnixNano())
 }
 
-func (st *stats) ended() {
+func (st *stats) ended(of share) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	last := st.terms[of]
+	last.held = false
+	st.terms[of] = last
 	if st.leases--; st.leases == 0 {
 		st.term.Store(0)
 		st.leading.Store(0)
 	}
+}
+
+// idled notes that there is nothing to send on a shard. What others hold up theirs with is
+// pending, too, but not for this relay.
+func (st *stats) idled(of share) {
+	if of.shards == 1 {
+		return
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	last := st.terms[of]
+	last.idle = time.Now()
+	st.terms[of] = last
+}
+
+// idle returns when the shard that has been busy for longest last was not.
+func (st *stats) idle() (first time.Time) {
+	for _, t := range st.terms {
+		switch {
+		case !t.held:
+		case t.idle.IsZero():
+			return time.Time{}
+		case first.IsZero() || t.idle.Before(first):
+			first = t.idle
+		}
+	}
+	return first
 }
 
 // asked notes whether a relay without a lease could ask for one.
@@ -156,7 +191,7 @@ func (r *Relay) Stats() Stats {
 	st.each(func(l *ledger) { s.Blocked += int64(l.blockedKeys()) })
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	s.Outbox, s.Leases = st.outbox, st.leases
+	s.Outbox, s.Leases, s.Idle = st.outbox, st.leases, st.idle()
 	return s
 }
 
@@ -184,7 +219,7 @@ func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 		return nil
 	}
 	moved := o.Since
-	for _, at := range []time.Time{s.Leading, s.LastConfirmed} {
+	for _, at := range []time.Time{s.Leading, s.LastConfirmed, s.Idle} {
 		if at.After(moved) {
 			moved = at
 		}

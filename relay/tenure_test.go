@@ -9,7 +9,7 @@ func TestLeadingSince(t *testing.T) {
 	var st stats
 	lead := func(of share, term int64) (since int64) {
 		st.began(of, term)
-		defer st.ended()
+		defer st.ended(of)
 		return st.leading.Load()
 	}
 	only := share{0, 1}

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lockstep-go/lockstep/event"
@@ -110,7 +111,7 @@ func (r *Reader) FindRows(ctx context.Context, keys []json.RawMessage) (map[stri
 func (r *Reader) find(ctx context.Context, query string, keys []json.RawMessage) (map[string]Stored, error) {
 	texts := make([]string, len(keys))
 	for i, key := range keys {
-		texts[i] = r.Key(key)
+		texts[i] = r.text(key)
 	}
 	found, err := r.query(ctx, query, r.c.dialect.Texts(texts))
 	if err != nil {
@@ -123,15 +124,62 @@ func (r *Reader) find(ctx context.Context, query string, keys []json.RawMessage)
 	return stored, nil
 }
 
-// Key returns one text for all spellings of a key as JSON. A key of several columns
-// is the JSON array of their texts, as a string.
+// Key returns one text for all spellings of a key as JSON, also those of another
+// database or of a column of another scale. A key of several columns is the JSON array
+// of their texts, as a string.
 func (r *Reader) Key(key json.RawMessage) string {
+	return r.keyText(key, func(column *dialect.Column, raw []byte) []byte {
+		text, ok := event.Text(raw)
+		if !ok {
+			return raw
+		}
+		return event.AppendString(nil, oneSpelling(column, text))
+	})
+}
+
+// text is the text of a key for the database.
+func (r *Reader) text(key json.RawMessage) string {
+	return r.keyText(key, func(_ *dialect.Column, raw []byte) []byte { return raw })
+}
+
+func (r *Reader) keyText(key json.RawMessage, spell func(column *dialect.Column, raw []byte) []byte) string {
 	values, err := r.to.keyValues(key)
 	if err != nil { // no row has it
 		text, _ := event.Text(key)
 		return text
 	}
+	for _, slot := range r.to.keySlots() {
+		values[slot] = spell(r.to.column(slot), values[slot])
+	}
 	return r.to.keyOf(values)
+}
+
+// oneSpelling returns one text for what databases spell in several ways.
+func oneSpelling(column *dialect.Column, text string) string {
+	switch base := column.Base; {
+	case base == "date", strings.HasPrefix(base, "timestamp"), strings.HasPrefix(base, "datetime"):
+		if at, _, err := event.ParseTime(text); err == nil {
+			return event.FormatTime(at.UTC())
+		}
+	case base == "numeric", base == "decimal":
+		if f, err := strconv.ParseFloat(text, 64); err == nil && strings.ContainsAny(text, "eE") {
+			text = strconv.FormatFloat(f, 'f', -1, 64)
+		}
+		if strings.Contains(text, ".") {
+			return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+		}
+	case base == "real", strings.HasPrefix(base, "double"), strings.HasPrefix(base, "float"):
+		if f, err := strconv.ParseFloat(text, 64); err == nil {
+			return strconv.FormatFloat(f, 'g', -1, 64)
+		}
+	case base == "boolean":
+		if isBool(text) {
+			return strconv.FormatInt(boolText(text), 10)
+		}
+	case base == "character":
+		return strings.TrimRight(text, " ")
+	}
+	return text
 }
 
 // keyValues puts a key as JSON into the slots of its columns.

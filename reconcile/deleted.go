@@ -85,12 +85,43 @@ func (m Master) lacking(ctx context.Context, entity string, keys []json.RawMessa
 		there[keyText(v.PK)] = true
 	}
 	var lacking []json.RawMessage
+	told := make(map[string]bool, len(there)) // whose they are
 	for _, key := range keys {
-		if !there[keyText(key)] {
+		if text := keyText(key); there[text] {
+			told[text] = true
+		} else {
 			lacking = append(lacking, key)
 		}
 	}
+	if len(told) < len(there) {
+		return m.lackingByCount(ctx, entity, lacking)
+	}
 	return lacking, nil
+}
+
+// lackingByCount returns the keys that have no row in the master, which spells some of
+// those that it has in another way: 1.5 as 1.50, or a time. Only the master's database
+// knows which are equal, and it tells how many rows some keys have.
+func (m Master) lackingByCount(ctx context.Context, entity string, keys []json.RawMessage) ([]json.RawMessage, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	rows, err := m.Outbox.Count(ctx, m.DB, entity, among(keys))
+	switch half := len(keys) / 2; {
+	case err != nil:
+		return nil, err
+	case rows == 0:
+		return keys, nil
+	case rows >= int64(len(keys)):
+		return nil, nil
+	default:
+		first, err := m.lackingByCount(ctx, entity, keys[:half:half])
+		if err != nil {
+			return nil, err
+		}
+		second, err := m.lackingByCount(ctx, entity, keys[half:])
+		return append(first, second...), err
+	}
 }
 
 // DeletedSync reads what [DeletedMaster] wrote and deletes those rows: the last

@@ -83,7 +83,11 @@ func postgresReplicaScan(b postgresBuilder, others []Column, wire []string) Repl
 	}
 	pk := "to_json(" + b.rowText() + ")::text"
 	if len(keys) == 1 {
-		pk = "to_json(" + keys[0] + ")::text"
+		value := b.value(keys[0], b.Keys[0]) // in the form of the master's
+		if b.Keys[0].Base == "character" {
+			value += "::text" // without the spaces it is filled up with
+		}
+		pk = "to_json(" + value + ")::text"
 	}
 	var members []string
 	for i, c := range others {

@@ -52,8 +52,9 @@ type verdict struct {
 }
 
 // decide is the specification of what a replica does with a message: the
-// verdict and what is stored afterwards. SQLite runs it; PostgreSQL's statements
-// must come to the same, and the tests hold them to it.
+// verdict and what is stored afterwards. Handlers, and tables on SQLite and MySQL,
+// run it; PostgreSQL's statements for tables must come to the same, and the tests
+// hold them to it.
 //
 // A late or repeated message never overwrites a newer state, never brings a
 // deleted row back and never deletes a row that was made anew.

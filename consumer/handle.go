@@ -99,9 +99,10 @@ type HandlerOptions struct {
 // until it returns; that is logged. A Run that ends waits for it no longer than
 // its drain.
 //
-// T is a struct, a map or json.RawMessage, without a time.Time in it: [event.Time]
-// reads what masters send. Handle must be called before Run; ErrRunning otherwise. All faults are reported
-// at once. At most one HandlerOptions may be given.
+// T is a struct, a map or json.RawMessage, without a time.Time in it:
+// [event.Time] reads what masters send. Handle must be called before Run;
+// ErrRunning otherwise. All faults are reported at once. At most one
+// HandlerOptions may be given.
 func Handle[T any](c *Consumer, cqrsID string, fn func(ctx context.Context, tx Tx, ev Event[T]) error, options ...HandlerOptions) error {
 	h := &handler{call: func(ctx context.Context, tx Tx, in *incoming, kind Kind) error {
 		ev, err := eventOf[T](in, kind)

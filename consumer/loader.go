@@ -54,9 +54,9 @@ type Loaded struct {
 
 // Loader checks the entity's table and returns a loader for it. With a
 // transaction, everything it does happens in there, and the caller commits; its
-// pool needs a second connection for preparing statements. That transaction should be
-// READ COMMITTED: another locks out live events on MySQL that would go in between. With nil each call is
-// a transaction of its own.
+// pool needs a second connection for preparing statements. That transaction
+// should be READ COMMITTED: another locks out live events on MySQL that would
+// go in between. With nil each call is a transaction of its own.
 func (c *Consumer) Loader(ctx context.Context, cqrsID string, tx *sql.Tx) (*Loader, error) {
 	to, err := c.tableOf(ctx, cqrsID, "load")
 	if err != nil {

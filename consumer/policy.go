@@ -112,9 +112,9 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 
-// RetryAfter wraps a handler's error to say when the next attempt is to be made,
-// whatever the policy's delay is; 30 days at most. It counts as an attempt like any other. Nil
-// stays nil; a negative time means at once.
+// RetryAfter wraps a handler's error to say when the next attempt is to be
+// made, whatever the policy's delay is; 30 days at most. It counts as an
+// attempt like any other. Nil stays nil; a negative time means at once.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil

@@ -311,7 +311,7 @@ func (r *runner) hasHandlers() bool {
 func (r *runner) undrained(left []*incoming) error {
 	err := fmt.Errorf("consumer: queue %s: %w (%s)", r.cfg.Queue, ErrDrain, r.cfg.DrainTimeout)
 	if len(left) > 0 {
-		err = fmt.Errorf("%w: %d handlers went on, one of them with %s", err, len(left), left[0])
+		err = fmt.Errorf("%w: handlers that went on: %d, one of them with %s", err, len(left), left[0])
 	}
 	if cause := r.outages.lasting(); cause != nil {
 		err = fmt.Errorf("%w: %w", err, cause)

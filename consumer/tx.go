@@ -8,10 +8,10 @@ import (
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
-// Tx is a handler's transaction. It can be neither committed nor rolled back, nor by
-// SQL either ([ErrTransactionText]): the consumer does that, when the handler has
-// returned. On MySQL, do not use statements that commit by themselves, such as
-// CREATE TABLE or TRUNCATE. Its methods are those of
+// Tx is a handler's transaction. It can be neither committed nor rolled back,
+// nor by SQL either ([ErrTransactionText]): the consumer does that, when the
+// handler has returned. On MySQL, do not use statements that commit by
+// themselves, such as CREATE TABLE or TRUNCATE. Its methods are those of
 // *sql.Tx, so what sqlc and others generate takes it.
 type Tx struct{ s *txState }
 

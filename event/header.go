@@ -4,9 +4,9 @@ package event
 // django-cqrs ignores them.
 const (
 	// HeaderEventID is the event's UUIDv7, or the UUID that a message of another
-	// kind was published with. It equals the Watermill message's
-	// UUID and the AMQP message id. Its presence tells a replica that the
-	// event comes from a Lockstep master, whose revisions never restart.
+	// kind was published with. It equals the Watermill message's UUID and the AMQP
+	// message id. Its presence tells a replica that the event comes from a Lockstep
+	// master, whose revisions never restart.
 	HeaderEventID = "lockstep-event-id"
 	// HeaderOutboxID is the id of the outbox row the message was read from.
 	HeaderOutboxID = "lockstep-outbox-id"

@@ -45,9 +45,8 @@ var _ message.Publisher = (*Tx)(nil)
 //
 // A payload may have Config.MaxPayload bytes. An error is an [ErrMessage], or
 // [ErrFlushing] within a function of an [Entity], and nothing of the call is
-// published. The messages' contexts are not used.
-// Watermill asks for publishers that are safe for concurrent use; this one is a
-// transaction and is not.
+// published. The messages' contexts are not used. Watermill asks for publishers
+// that are safe for concurrent use; this one is a transaction and is not.
 func (tx *Tx) Publish(topic string, msgs ...*message.Message) error {
 	if tx.flushing {
 		return fmt.Errorf("outbox: publish on %s: %w", topic, ErrFlushing)

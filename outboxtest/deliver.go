@@ -222,9 +222,9 @@ func onWire(members map[string]any) (json.RawMessage, error) {
 	return json.Marshal(out)
 }
 
-// NoBroker is a broker that takes and brings nothing, for a consumer that is only
-// delivered to. A function of yours that makes a
-// consumer can take its broker as a [consumer.Broker].
+// NoBroker is a broker that takes and brings nothing, for a consumer that is
+// only delivered to. A function of yours that makes a consumer can take its
+// broker as a [consumer.Broker].
 type NoBroker struct{}
 
 var errNoBroker = errors.New("outboxtest: there is no broker")

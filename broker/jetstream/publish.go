@@ -19,8 +19,8 @@ import (
 // Publish sends the messages to one topic and returns when all are confirmed,
 // or the errors of those that are not, joined. A message on a broadcast topic
 // that no queue is bound to is let go, on a direct one (see [event.IsDirect])
-// it is an error. It blocks for ConfirmTimeout at
-// most to get them out and as long again for the confirmations.
+// it is an error. It blocks for ConfirmTimeout at most to get them out and as
+// long again for the confirmations.
 func (b *Broker) Publish(topic string, msgs ...*message.Message) error {
 	ctx := context.Background()
 	errs := b.PublishAsync(ctx, slices.Repeat([]string{topic}, len(msgs)), msgs)(ctx)

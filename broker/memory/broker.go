@@ -16,10 +16,10 @@
 // testing/synctest.
 //
 // Delivery is in the order of publishing, requeued messages at their old
-// place. A message that is bound for no queue fails with a [RefusedError] whose
-// Unroutable is true, and so does nothing else; Publish lets it go if its topic
-// is a broadcast one. A delayed message that is bound for no queue when its time
-// has come is gone.
+// place. A message on a topic that no queue is bound to fails with a [RefusedError]
+// whose Unroutable is true; no other error is Unroutable. Publish lets it go if its
+// topic is a broadcast one. A delayed message that no queue is bound for when its
+// time has come is gone.
 //
 // A Broker is safe for concurrent use.
 package memory

@@ -140,11 +140,11 @@ func (b *Broker) isClosing() bool {
 	}
 }
 
-// Publish sends messages on a topic and returns when all are confirmed, or after ConfirmTimeout.
-// The error joins those of the single messages. As with Watermill's other brokers, a message to all
-// (on a broadcast topic) for which no queue is bound is published all the same and gone, unless one was
-// bound before; use [Broker.PublishAsync] to know. On a direct topic (see [event.IsDirect]) it is an error: what is meant
-// for one queue, a dead letter for one, must not get lost silently.
+// Publish sends messages on a topic and returns when all are confirmed, or after ConfirmTimeout. The
+// error joins those of the single messages. As with Watermill's other brokers, a message to all (on a
+// broadcast topic) for which no queue is bound is published all the same and gone, unless one was bound
+// before; use [Broker.PublishAsync] to know. On a direct topic (see [event.IsDirect]) it is an error:
+// what is meant for one queue, a dead letter for one, must not get lost silently.
 func (b *Broker) Publish(topic string, msgs ...*message.Message) error {
 	ctx := context.Background()
 	var errs []error

@@ -14,9 +14,9 @@
 //
 // A message counts as published only after RabbitMQ's confirm of that very message. Every message is
 // sent persistent and mandatory, so a message for which no queue is bound is told apart: it is
-// confirmed, and reported as [RefusedError] with Unroutable (but see Clusters). Messages reach the broker in the order of
-// the calls. A message that makes RabbitMQ close the channel (too large, for one) is found by sending
-// the doubtful ones again, and refused alone; the others are confirmed.
+// confirmed, and reported as [RefusedError] with Unroutable (but see Clusters). Messages reach the
+// broker in the order of the calls. A message that makes RabbitMQ close the channel (too large, for
+// one) is found by sending the doubtful ones again, and refused alone; the others are confirmed.
 //
 // The subscriber hands on up to Prefetch messages in the order of delivery without waiting for earlier
 // acknowledgements, and acknowledges exactly what was acked.
@@ -39,14 +39,15 @@
 //
 // # Clusters
 //
-// Quorum queues go on while most of their nodes are there. A classic queue lives on one node, by which it
-// was first declared; while that is away, RabbitMQ keeps the queue's messages, takes no new ones for it, and says so
-// to nobody: it drops them, and only if no other queue wants the message, it returns it. So a broadcast topic
-// on which this Broker has had a message confirmed is not taken for one that nobody wants: a message that is
-// returned is an outage then, and refused, not Unroutable, when that has lasted for half a minute. The same goes for
-// messages that RabbitMQ nacks: it does so when a queue's node or leader ends, and when a queue is full that an
-// operator has told to reject what it has no room for. More cannot be done from here: whoever wants
-// nothing lost while nodes of a cluster are away needs quorum queues.
+// Quorum queues go on while most of their nodes are there. A classic queue lives on one node, by which
+// it was first declared; while that is away, RabbitMQ keeps the queue's messages, takes no new ones for
+// it, and says so to nobody: it drops them, and only if no other queue wants the message, it returns
+// it. So a broadcast topic on which this Broker has had a message confirmed is not taken for one that
+// nobody wants: a message that is returned is an outage then, and refused, not Unroutable, when that
+// has lasted for half a minute. The same goes for messages that RabbitMQ nacks: it does so when a
+// queue's node or leader ends, and when a queue is full that an operator has told to reject what it has
+// no room for. More cannot be done from here: whoever wants nothing lost while nodes of a cluster are
+// away needs quorum queues.
 //
 // # Quorum queues
 //

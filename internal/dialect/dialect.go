@@ -37,8 +37,8 @@ type Querier interface {
 }
 
 // Detect tells the dialect from the driver's package. It knows lib/pq, pgx's
-// stdlib, go-sql-driver/mysql, modernc.org/sqlite and mattn/go-sqlite3; for a wrapped driver it
-// returns an error that asks for an explicit name.
+// stdlib, go-sql-driver/mysql, modernc.org/sqlite and mattn/go-sqlite3; for a
+// wrapped driver it returns an error that asks for an explicit name.
 func Detect(db *sql.DB) (Name, error) {
 	t := reflect.TypeOf(db.Driver())
 	for t.Kind() == reflect.Pointer {

@@ -72,8 +72,9 @@ func mysqlText(s string) string {
 }
 
 // mysqlColumns: MariaDB's json is a longtext with a check; /*M! … */ is for it
-// alone, since MySQL's constraints do not name their table there. A generated column has an expression; a default that is an
-// expression is another thing. MariaDB spells a missing default NULL.
+// alone, since MySQL's constraints do not name their table there. A generated
+// column has an expression; a default that is an expression is another thing.
+// MariaDB spells a missing default NULL.
 const mysqlColumns = `
 SELECT c.column_name,
        c.column_type,

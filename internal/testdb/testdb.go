@@ -1,9 +1,9 @@
 // Package testdb gives each test its own database on the servers that scripts/services starts.
 //
-// A test that lacks its server fails and names the command that starts it; nothing is ever skipped,
-// so a green run means that everything ran. Addresses come from LOCKSTEP_TEST_POSTGRES_URL,
-// LOCKSTEP_TEST_MARIADB_URL and LOCKSTEP_TEST_RABBITMQ_URL and default to what scripts/services starts. Passwords are redacted
-// wherever an address is shown. All functions are safe for parallel tests.
+// A test that lacks its server fails and names the command that starts it; nothing is ever skipped, so
+// a green run means that everything ran. Addresses come from LOCKSTEP_TEST_POSTGRES_URL,
+// LOCKSTEP_TEST_MARIADB_URL and LOCKSTEP_TEST_RABBITMQ_URL and default to what scripts/services starts.
+// Passwords are redacted wherever an address is shown. All functions are safe for parallel tests.
 package testdb
 
 import (

@@ -49,7 +49,7 @@ func (b *Broker) declare(ctx context.Context, s *session) error {
 		return err
 	}
 	if err := b.declareAnchor(ctx, s); err != nil {
-		return fmt.Errorf("jetstream: stream %q: store its first message: %w", b.cfg.Stream, err)
+		return err
 	}
 	b.mu.Lock()
 	queues := make(map[string][]string, len(b.bindings))
@@ -140,10 +140,28 @@ func (b *Broker) declareKeeper(ctx context.Context, s *session) error {
 // (nats-server 2.15.2, interestRaiseFirst); as soon as it leads the stream, it is gone
 // from all of them. With the anchor at the beginning that is never the case. Also no queue
 // begins at 1, with a state of zeros, which the server takes for none.
+//
+// A stream that has had messages, of a version without anchors, is used all the same while
+// a server does not take it: what a queue misses then, it missed before.
 func (b *Broker) declareAnchor(ctx context.Context, s *session) error {
 	if s.stream.CachedInfo().Config.Replicas <= 1 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
+	defer cancel()
+	err := b.storeAnchor(ctx, s)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("jetstream: stream %q: store its first message: %w", b.cfg.Stream, err)
+	if s.stream.CachedInfo().State.LastSeq == 0 || !s.alive() {
+		return err
+	}
+	b.log.Warn("jetstream: until the next connection a server of the cluster that starts may drop messages", "err", err)
+	return nil
+}
+
+func (b *Broker) storeAnchor(ctx context.Context, s *session) error {
 	_, err := s.stream.GetLastMsgForSubject(ctx, b.names.anchor())
 	if !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return err

@@ -133,7 +133,11 @@ func (x *inbox) transact(run context.Context, in *incoming) (verdict, error) {
 	hctx, done := context.WithTimeoutCause(ctx, h.timeout, errLate)
 	defer done()
 	defer context.AfterFunc(hctx, cancel)() // a handler that goes on finds its transaction gone
-	if err := x.call(run, hctx, in, Tx{s}, kindOf(in, have)); err != nil {
+	err = x.call(run, hctx, in, Tx{s}, kindOf(in, have))
+	if err == nil {
+		err = s.over()
+	}
+	if err != nil {
 		return verdict{}, x.undo(run, s, in, err)
 	}
 	if err := tx.Commit(); err != nil {

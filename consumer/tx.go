@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"sync"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
@@ -11,7 +12,10 @@ import (
 // Tx is a handler's transaction. It can be neither committed nor rolled back,
 // nor by SQL either ([ErrTransactionText]): the consumer does that, when the
 // handler has returned. On MySQL, do not use statements that commit by
-// themselves, such as CREATE TABLE or TRUNCATE. Its methods are those of
+// themselves, such as CREATE TABLE or TRUNCATE. There it refuses everything
+// after a deadlock, or a lock that was waited for too long: the server has, or
+// may have, undone what came before. The event is handled again then, whatever
+// the function returns. Its methods are those of
 // *sql.Tx, so what sqlc and others generate takes it.
 type Tx struct{ s *txState }
 
@@ -23,12 +27,13 @@ type txState struct {
 	mu     sync.Mutex
 	first  error // the first error of a statement
 	away   bool  // an error said that the database is away
+	ended  error // says that MySQL has rolled the transaction back
 	cancel []context.CancelFunc
 }
 
 // ExecContext executes a statement that returns no rows.
 func (tx Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if err := refuse(query); err != nil {
+	if err := tx.s.refuse(query); err != nil {
 		return nil, err
 	}
 	limited, done := tx.s.limit(ctx)
@@ -41,7 +46,7 @@ func (tx Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Re
 // QueryContext executes a statement that returns rows. They must be closed
 // before the handler returns.
 func (tx Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if err := refuse(query); err != nil {
+	if err := tx.s.refuse(query); err != nil {
 		return nil, err
 	}
 	rows, err := tx.s.tx.QueryContext(tx.s.limitToEnd(ctx), query, args...)
@@ -51,7 +56,7 @@ func (tx Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.
 
 // QueryRowContext executes a statement that returns at most one row.
 func (tx Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if err := refuse(query); err != nil {
+	if err := tx.s.refuse(query); err != nil {
 		return tx.s.tx.QueryRowContext(refused{ctx, err}, query) //nolint:contextcheck // it is made of ctx
 	}
 	row := tx.s.tx.QueryRowContext(tx.s.limitToEnd(ctx), query, args...)
@@ -61,7 +66,7 @@ func (tx Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 
 // PrepareContext prepares a statement, which goes with the transaction.
 func (tx Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
-	if err := refuse(query); err != nil {
+	if err := tx.s.refuse(query); err != nil {
 		return nil, err
 	}
 	stmt, err := tx.s.tx.PrepareContext(ctx, query)
@@ -91,8 +96,27 @@ func (s *txState) note(ctx context.Context, query string, err error) {
 		s.first = err
 	}
 	s.away = s.away || dialect.IsAway(err) || dialect.IsConnection(err)
+	if s.ended == nil && dialect.EndsTransaction(err) {
+		s.ended = fmt.Errorf("consumer: the database has rolled the handler's transaction back: %w", err)
+	}
 	s.mu.Unlock()
 	s.tooLong(ctx, err, query)
+}
+
+// over returns an error once MySQL has rolled the transaction back, and with it its
+// BEGIN and the note that the event was seen: what came behind would be committed at once.
+func (s *txState) over() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// refuse returns an error for what must not be sent.
+func (s *txState) refuse(query string) error {
+	if err := s.over(); err != nil {
+		return err
+	}
+	return refuse(query)
 }
 
 // end releases what statements hold.

@@ -78,12 +78,12 @@ func Postgres(t testing.TB) (db *sql.DB, dsn string) {
 // SQLite returns a connection pool on a fresh database file and the data source name for opening
 // more of them (driver name "sqlite"). The file goes with the test's temporary folder.
 //
-// Write-ahead log, foreign keys on, ten seconds' wait for a lock, and transactions that take the
+// Write-ahead log, foreign keys on, a minute's wait for a lock, and transactions that take the
 // write lock at BEGIN, so that a reader who turns writer waits instead of failing.
 func SQLite(t testing.TB) (db *sql.DB, dsn string) {
 	t.Helper()
 	q := url.Values{
-		"_pragma": {"journal_mode(WAL)", "busy_timeout(10000)", "foreign_keys(1)"},
+		"_pragma": {"journal_mode(WAL)", "busy_timeout(60000)", "foreign_keys(1)"},
 		"_txlock": {"immediate"},
 	}
 	file := url.URL{Scheme: "file", Opaque: filepath.Join(t.TempDir(), "test.db"), RawQuery: q.Encode()}

@@ -62,7 +62,7 @@ func TestSQLitePragmas(t *testing.T) {
 	for _, name := range []string{"journal_mode", "busy_timeout", "foreign_keys"} {
 		have[name] = text(t, db, `PRAGMA `+name)
 	}
-	want := map[string]string{"journal_mode": "wal", "busy_timeout": "10000", "foreign_keys": "1"}
+	want := map[string]string{"journal_mode": "wal", "busy_timeout": "60000", "foreign_keys": "1"}
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("pragmas (-want +have):\n%s", diff)
 	}
@@ -78,7 +78,7 @@ func TestSQLiteTransactionsTakeTheWriteLock(t *testing.T) {
 	}
 	defer func() { _ = tx.Rollback() }()
 
-	impatient, err := sql.Open("sqlite", strings.Replace(dsn, "busy_timeout%2810000%29", "busy_timeout%281%29", 1))
+	impatient, err := sql.Open("sqlite", strings.Replace(dsn, "busy_timeout%2860000%29", "busy_timeout%281%29", 1))
 	if err != nil {
 		t.Fatal(err)
 	}

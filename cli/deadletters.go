@@ -36,8 +36,8 @@ type letter struct {
 	shown  func(whole bool) any // for JSON
 }
 
-// letterbox is where dead letters lie.
-type letterbox interface {
+// letterStore is where dead letters lie: a table or a queue.
+type letterStore interface {
 	// each hands on all letters in their order.
 	each(ctx context.Context, fn func(letter) error) error
 	// retry sends the selected letters again and returns how many, and what hinders
@@ -73,12 +73,12 @@ from other consumers of the queue until it ends, and then back in its place.`,
 }
 
 // lettersCommand declares a command on the selected letters.
-func lettersCommand(svc *service, use, short, example string, do func(l *letters, cmd *cobra.Command, box letterbox) error) (*letters, *cobra.Command) {
+func lettersCommand(svc *service, use, short, example string, do func(l *letters, cmd *cobra.Command, store letterStore) error) (*letters, *cobra.Command) {
 	l := &letters{settings: settings{service: svc}}
 	cmd := &cobra.Command{
 		Use: use, Short: short, Example: example, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return l.withBox(cmd, func(box letterbox) error { return do(l, cmd, box) })
+			return l.withStore(cmd, func(store letterStore) error { return do(l, cmd, store) })
 		},
 	}
 	l.sourceFlags(cmd)
@@ -95,8 +95,8 @@ func (l *letters) sourceFlags(cmd *cobra.Command) {
 	quietFlag(cmd, &l.quiet)
 }
 
-// withBox opens the letters' place for fn.
-func (l *letters) withBox(cmd *cobra.Command, fn func(box letterbox) error) error {
+// withStore opens the place of the letters for fn.
+func (l *letters) withStore(cmd *cobra.Command, fn func(store letterStore) error) error {
 	required := flagBroker
 	var which error
 	if l.outbox {
@@ -124,8 +124,8 @@ func (l *letters) progress(cmd *cobra.Command) func(total int64) *progress {
 }
 
 // selected hands on the selected letters.
-func (l *letters) selected(ctx context.Context, box letterbox, fn func(letter) error) error {
-	return box.each(ctx, func(d letter) error {
+func (l *letters) selected(ctx context.Context, store letterStore, fn func(letter) error) error {
+	return store.each(ctx, func(d letter) error {
 		if !l.selects(d) {
 			return nil
 		}
@@ -136,8 +136,8 @@ func (l *letters) selected(ctx context.Context, box letterbox, fn func(letter) e
 func newLettersList(svc *service) *cobra.Command {
 	l, cmd := lettersCommand(svc, "list", "List them: id, time, entity, key, attempts and error", `  relay dead-letters list --queue billing --key 42
   relay dead-letters list --outbox --json`,
-		func(l *letters, cmd *cobra.Command, box letterbox) error {
-			return l.selected(cmd.Context(), box, func(d letter) error {
+		func(l *letters, cmd *cobra.Command, store letterStore) error {
+			return l.selected(cmd.Context(), store, func(d letter) error {
 				if l.asJSON {
 					return printJSON(cmd, d.shown(false))
 				}
@@ -161,9 +161,9 @@ func newLettersShow(svc *service) *cobra.Command {
 				return seeHelp(cmd, errors.New("which one? give its id"))
 			}
 			l.ids = args
-			return l.withBox(cmd, func(box letterbox) error {
+			return l.withStore(cmd, func(store letterStore) error {
 				found := false
-				err := box.each(cmd.Context(), func(d letter) error {
+				err := store.each(cmd.Context(), func(d letter) error {
 					if !l.selects(d) {
 						return nil
 					}
@@ -184,9 +184,9 @@ func newLettersShow(svc *service) *cobra.Command {
 func newLettersDump(svc *service) *cobra.Command {
 	_, cmd := lettersCommand(svc, "dump", "Print their bodies, one a line", `  relay dead-letters dump --queue billing > letters.jsonl
   relay dead-letters dump --outbox --cqrs-id account`,
-		func(l *letters, cmd *cobra.Command, box letterbox) error {
+		func(l *letters, cmd *cobra.Command, store letterStore) error {
 			out := bufio.NewWriter(cmd.OutOrStdout())
-			err := l.selected(cmd.Context(), box, func(d letter) error {
+			err := l.selected(cmd.Context(), store, func(d letter) error {
 				_, err := fmt.Fprintf(out, "%s\n", d.body)
 				return err
 			})
@@ -198,8 +198,8 @@ func newLettersDump(svc *service) *cobra.Command {
 func newLettersRetry(svc *service) *cobra.Command {
 	l, cmd := lettersCommand(svc, "retry", "Send them again", `  relay dead-letters retry --queue billing --cqrs-id account
   relay dead-letters retry --outbox --older-than 1h`,
-		func(l *letters, cmd *cobra.Command, box letterbox) error {
-			done, stay, err := box.retry(cmd.Context(), l.selects)
+		func(l *letters, cmd *cobra.Command, store letterStore) error {
+			done, stay, err := store.retry(cmd.Context(), l.selects)
 			if err != nil {
 				return fmt.Errorf("%w\n%s put back before that", err, howMany(done, "dead letter"))
 			}
@@ -233,11 +233,11 @@ func firstOf(all []error) error {
 func newLettersPurge(svc *service) *cobra.Command {
 	l, cmd := lettersCommand(svc, "purge", "Delete them for good", `  relay dead-letters purge --queue billing --reason expired
   relay dead-letters purge --outbox --older-than 720h --yes`,
-		func(l *letters, cmd *cobra.Command, box letterbox) error {
+		func(l *letters, cmd *cobra.Command, store letterStore) error {
 			if err := confirm(cmd, l.yes, "Delete the selected dead letters for good?", "nothing was deleted"); err != nil {
 				return err
 			}
-			done, err := box.purge(cmd.Context(), l.selects)
+			done, err := store.purge(cmd.Context(), l.selects)
 			if err != nil {
 				return fmt.Errorf("%w\n%s purged before that", err, howMany(done, "dead letter"))
 			}

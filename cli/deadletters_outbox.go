@@ -20,7 +20,7 @@ type outboxLetters struct {
 	admin *relay.Admin
 }
 
-func (l *letters) withOutbox(cmd *cobra.Command, fn func(box letterbox) error) error {
+func (l *letters) withOutbox(cmd *cobra.Command, fn func(store letterStore) error) error {
 	return l.withAdmin(cmd, func(a *relay.Admin) error {
 		return fn(outboxLetters{outboxTable{deadOf(a), l.progress(cmd)}, a})
 	})

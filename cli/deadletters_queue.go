@@ -28,7 +28,7 @@ type queueLetters struct {
 }
 
 // withQueue connects to the broker for fn.
-func (l *letters) withQueue(cmd *cobra.Command, fn func(box letterbox) error) error {
+func (l *letters) withQueue(cmd *cobra.Command, fn func(store letterStore) error) error {
 	file, err := l.readConfig()
 	if err != nil {
 		return err

@@ -66,7 +66,7 @@ func forwarded(ctx context.Context, r *rig, bodies [][]byte, arrived func(contex
 	if err := f.Close(); err != nil {
 		return 0, err
 	}
-	return float64(n) / took.Seconds(), <-ended
+	return perSecond(n, took), <-ended
 }
 
 // watermill configures watermill-amqp for what the relay does: a topic exchange, all of

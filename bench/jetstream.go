@@ -13,6 +13,7 @@ import (
 
 	"github.com/lockstep-go/lockstep/broker/jetstream"
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/relay"
 )
 
 var relayJetStream = row{
@@ -49,7 +50,7 @@ func jetStreamRate(ctx context.Context, r *rig, n int) (float64, error) {
 	if err := r.fill(ctx, n); err != nil {
 		return 0, err
 	}
-	took, err := empty(ctx, r.db, broker, n)
+	took, err := empty(ctx, r.db, broker, n, relay.Config{})
 	return perSecond(n, took), err
 }
 

@@ -93,16 +93,16 @@ func relayRate(ctx context.Context, r *rig, n int) (float64, error) {
 		return 0, err
 	}
 	defer func() { _ = broker.Close() }()
-	took, err := empty(ctx, r.db, broker, n)
+	took, err := empty(ctx, r.db, broker, n, relay.Config{})
 	if err != nil {
 		return 0, err
 	}
-	return float64(n) / took.Seconds(), r.received(ctx, n)
+	return perSecond(n, took), r.received(ctx, n)
 }
 
 // empty runs a relay until it has published n messages.
-func empty(ctx context.Context, db *sql.DB, broker message.Publisher, n int, cfg ...relay.Config) (time.Duration, error) {
-	forward, err := relay.New(db, broker, append(cfg, relay.Config{})[0])
+func empty(ctx context.Context, db *sql.DB, broker message.Publisher, n int, cfg relay.Config) (time.Duration, error) {
+	forward, err := relay.New(db, broker, cfg)
 	if err != nil {
 		return 0, err
 	}
@@ -144,7 +144,7 @@ func rawRate(headers bool) func(ctx context.Context, r *rig, n int) (float64, er
 		if err != nil {
 			return 0, err
 		}
-		return float64(n) / took.Seconds(), r.received(ctx, n)
+		return perSecond(n, took), r.received(ctx, n)
 	}
 }
 

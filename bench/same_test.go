@@ -7,6 +7,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/lockstep-go/lockstep/broker/rabbitmq"
+	"github.com/lockstep-go/lockstep/relay"
 )
 
 // What the relay and its references put into RabbitMQ's queue is comparable: persistent,
@@ -28,7 +29,7 @@ func TestSidesSendTheSame(t *testing.T) {
 		if err := r.fill(t.Context(), n); err != nil {
 			return err
 		}
-		_, err = empty(t.Context(), r.db, broker, n)
+		_, err = empty(t.Context(), r.db, broker, n, relay.Config{})
 		return err
 	})
 	raw := func(headers bool) amqp.Delivery {

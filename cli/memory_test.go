@@ -29,7 +29,7 @@ const (
 )
 
 // Memory does not grow with the number of rows.
-func TestMemory(t *testing.T) {
+func TestMemoryDoesNotGrowWithTheRows(t *testing.T) {
 	t.Parallel()
 	s := newSidesOn(t, migrations.Postgres, migrations.Postgres, 0)
 	s.manyTexts()

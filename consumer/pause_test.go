@@ -78,9 +78,9 @@ func pausesAndResumes(t *testing.T, d Dialect) {
 	}
 }
 
-// TestSubset: Entities limits what is bound and applied, Ignore says what is
+// TestEntitiesAndIgnoreLimitWhatIsConsumed: Entities limits what is bound and applied, Ignore says what is
 // needless, and all else is a dead letter.
-func TestSubset(t *testing.T) {
+func TestEntitiesAndIgnoreLimitWhatIsConsumed(t *testing.T) {
 	t.Parallel()
 	r, run := twoEntities(t, SQLite, Config{Entities: []string{"author"}, Ignore: []string{"old"}})
 	run.broker.deliver(authorEvent("SAVE", 1, 1, "x"), save(1, 1, "x"), lockstep(envelope("SAVE", "old", "{}")))
@@ -97,9 +97,9 @@ func TestSubset(t *testing.T) {
 	}
 }
 
-// TestLog: what is consumed is said at the start, a failing message once, not
+// TestLogSaysAFailureOnce: what is consumed is said at the start, a failing message once, not
 // all of many, and nothing about a database that was not asked for any more.
-func TestLog(t *testing.T) {
+func TestLogSaysAFailureOnce(t *testing.T) {
 	t.Parallel()
 	var book logBook
 	r, run := twoEntities(t, SQLite, Config{Logger: book.logger()})

@@ -10,9 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPoison: bodies made to break something end as dead letters or rows, each
+// TestPoisonEndsOnceAndHoldsUpNothing: bodies made to break something end as dead letters or rows, each
 // once, and hold up nothing beside them.
-func TestPoison(t *testing.T) {
+func TestPoisonEndsOnceAndHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
 		r := newRig(t, d, map[string]Table{"doc": {Name: "doc_ref", MaxRetries: NoRetries}},

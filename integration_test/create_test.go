@@ -7,7 +7,7 @@ import (
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
-func TestCreate(t *testing.T) {
+func TestCreatedRowReachesTheReplica(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, account())
 	r.startRelay(t)

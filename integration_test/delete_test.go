@@ -7,7 +7,7 @@ import (
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
-func TestDelete(t *testing.T) {
+func TestDeletedRowLeavesTheReplica(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, account())
 	r.startRelay(t)

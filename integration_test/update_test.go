@@ -7,7 +7,7 @@ import (
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
-func TestUpdate(t *testing.T) {
+func TestUpdatedRowReachesTheReplica(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, account())
 	r.startRelay(t)

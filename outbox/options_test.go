@@ -71,7 +71,7 @@ func (m master) save(t *testing.T, query string, keys ...any) {
 	})
 }
 
-func TestMuted(t *testing.T) {
+func TestMutedCountsAndSendsNothing(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		loud, muted := m, m.account(t, outbox.Entity{Muted: true, Tracked: []string{"name"}, DeleteData: noData})
@@ -91,7 +91,7 @@ func TestMuted(t *testing.T) {
 
 func noData(context.Context, *outbox.Tx, []outbox.Instance) (map[string]any, error) { return nil, nil }
 
-func TestMeta(t *testing.T) {
+func TestMetaOfEntitiesAndOfTheConfig(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		meta := func(name string) func(context.Context, outbox.Instance) (map[string]any, error) {

@@ -89,12 +89,12 @@ func TestOneServerPerFolder(t *testing.T) {
 	mustClose(t, openDir(t, dir, jetstream.Config{}))
 }
 
-// killEnv makes the test binary the process that TestKill kills. Its value is
+// killEnv makes the test binary the process that TestConfirmedIsThereAfterAKill kills. Its value is
 // the folder.
 const killEnv = "LOCKSTEP_TEST_KILL_DIR"
 
-// TestKill: what was confirmed before the process is killed is there after.
-func TestKill(t *testing.T) {
+// TestConfirmedIsThereAfterAKill: what was confirmed before the process is killed is there after.
+func TestConfirmedIsThereAfterAKill(t *testing.T) {
 	if dir := os.Getenv(killEnv); dir != "" {
 		publishUntilKilled(t, dir)
 		return
@@ -125,7 +125,7 @@ func TestKill(t *testing.T) {
 // returns the bodies that it said were confirmed.
 func runAndKill(t *testing.T, dir string) []string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKill$")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestConfirmedIsThereAfterAKill$")
 	cmd.Env = append(os.Environ(), killEnv+"="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 )
 
 // The URL says when what is confirmed is on the disk of a machine that loses power.
-func TestSync(t *testing.T) {
+func TestSyncSaysWhenTheConfirmedIsOnDisk(t *testing.T) {
 	t.Parallel()
 	for query, want := range map[string]time.Duration{"": time.Second, "?sync=10s": 10 * time.Second, "?sync=always": 0} {
 		b, err := Open(t.Context(), "jetstream+embedded://"+t.TempDir()+query, Config{})

@@ -16,8 +16,8 @@ import (
 	"github.com/lockstep-go/lockstep/event"
 )
 
-// TestRefused: what can never be stored is refused, alone, whether we see it or PostgreSQL does.
-func TestRefused(t *testing.T) {
+// TestWhatCannotBeStoredIsRefusedAlone: what can never be stored is refused, alone, whether we see it or PostgreSQL does.
+func TestWhatCannotBeStoredIsRefusedAlone(t *testing.T) {
 	t.Parallel()
 	db, at := newRig(t)
 	b := open(t, at, sql.Config{MaxSize: 1000})
@@ -158,8 +158,8 @@ func TestOpenTransaction(t *testing.T) {
 	}
 }
 
-// TestWindow: PublishAsync blocks while too many messages wait, and not for longer than ConfirmTimeout.
-func TestWindow(t *testing.T) {
+// TestPublishAsyncBlocksWhileTheWindowIsFull: PublishAsync blocks while too many messages wait, and not for longer than ConfirmTimeout.
+func TestPublishAsyncBlocksWhileTheWindowIsFull(t *testing.T) {
 	t.Parallel()
 	db, at := newRig(t)
 	const timeout = 3 * time.Second

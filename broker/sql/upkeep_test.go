@@ -158,9 +158,9 @@ func TestForeignMetadata(t *testing.T) {
 	}
 }
 
-// TestTables: where the tables cannot be made, the error has what makes them; that SQL can be run, also
+// TestErrorHasTheSQLOfMissingTables: where the tables cannot be made, the error has what makes them; that SQL can be run, also
 // again, and then the broker works in spite of it.
-func TestTables(t *testing.T) {
+func TestErrorHasTheSQLOfMissingTables(t *testing.T) {
 	t.Parallel()
 	db, at := newRig(t)
 	b := open(t, at, sql.Config{})

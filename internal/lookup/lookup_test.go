@@ -214,7 +214,7 @@ func TestPostgresValues(t *testing.T) {
 
 // A filter that cannot be is refused before anything is sent, in words that name
 // the field and the lookup.
-func TestFaults(t *testing.T) {
+func TestFaultyFiltersAreRefused(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		filter string

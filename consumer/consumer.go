@@ -90,6 +90,15 @@ type Binder interface {
 	Bind(ctx context.Context, queue string, topics ...string) error
 }
 
+// Reachable is a broker that knows whether it has a connection. With any other,
+// [Stats] show that the broker is away only once a message has to be sent to it: a
+// consumer that nothing reaches passes for one that has nothing to do.
+type Reachable interface {
+	// AwaySince returns since when there has been no connection to receive by, or the
+	// zero time while there is one. It must not block.
+	AwaySince() time.Time
+}
+
 // DelayedPublisher is a broker that keeps a message for a time before it
 // delivers it. With any other broker the consumer holds a failed message in
 // memory for the time, unacknowledged.
@@ -205,4 +214,12 @@ func (c *Consumer) register(call string, e *entity, faults []error) error {
 
 // Stats returns the counters of this consumer since it was made. It never blocks
 // for long and may be called at any time.
-func (c *Consumer) Stats() Stats { return c.stats.snapshot() }
+func (c *Consumer) Stats() Stats {
+	s := c.stats.snapshot()
+	if b, ok := c.broker.(Reachable); ok && s.Subscribed {
+		if away := b.AwaySince(); !away.IsZero() && (s.PausedSince.IsZero() || away.Before(s.PausedSince)) {
+			s.PausedSince = away
+		}
+	}
+	return s
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,4 +223,44 @@ func TestDrainTimeout(t *testing.T) {
 		t.Errorf("have %v, want ErrDrain", err)
 	}
 	eventually(t, "the message goes back", func() bool { _, nacked := broker.counts(); return nacked == 1 })
+}
+
+// reachableBroker knows since when it has been without its server.
+type reachableBroker struct {
+	*testBroker
+	since atomic.Pointer[time.Time]
+}
+
+func (b *reachableBroker) AwaySince() time.Time {
+	if since := b.since.Load(); since != nil {
+		return *since
+	}
+	return time.Time{}
+}
+
+// TestIdleWithoutItsBroker: a consumer that has nothing to send, and so no error to see,
+// is not healthy either when its broker has been away for the limit.
+func TestIdleWithoutItsBroker(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, SQLite, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}}, accountTable)
+	broker := &reachableBroker{testBroker: newTestBroker()}
+	run := r.start(t, broker, broker.testBroker)
+	eventually(t, "it is subscribed", func() bool { return run.Stats().Subscribed })
+	now := time.Now()
+	if s := run.Stats(); !s.PausedSince.IsZero() || s.Stalled(now, 0) != nil {
+		t.Errorf("with its broker: paused since %v, %v; want neither", s.PausedSince, s.Stalled(now, 0))
+	}
+	since := now.Add(-time.Minute)
+	broker.since.Store(&since)
+	s := run.Stats()
+	if !s.PausedSince.Equal(since) || s.Stalled(now, time.Second) == nil || s.Stalled(now, time.Hour) != nil {
+		t.Errorf("without it for a minute: paused since %v, after a second %v, after an hour %v",
+			s.PausedSince, s.Stalled(now, time.Second), s.Stalled(now, time.Hour))
+	}
+	if err := run.stop(t); err != nil {
+		t.Error(err)
+	}
+	if s := run.Stats(); !s.PausedSince.IsZero() {
+		t.Errorf("after Run: paused since %v, want never", s.PausedSince)
+	}
 }

@@ -58,7 +58,8 @@ type Stats struct {
 	// Subscribed says that Run has its subscription and takes messages.
 	Subscribed bool
 	// PausedSince is when the outage began that the consumer waits for; zero
-	// while it works.
+	// while it works. One of a broker that is not [Reachable] begins when a message
+	// has to be sent.
 	PausedSince time.Time
 }
 

@@ -31,6 +31,7 @@ type Broker struct {
 	cur      *session            // nil: not connected
 	changed  chan struct{}       // closed and replaced whenever cur changes
 	lastErr  error               // why there is no connection
+	away     time.Time           // since when there is none; zero: there is one
 	closed   bool                // Close has begun
 	ended    chan struct{}       // closed when Close is done
 	bindings map[string][]string // topics by queue, declared anew on each connection
@@ -201,7 +202,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (b *Broker) install(s *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.cur, b.lastErr = s, nil
+	b.cur, b.lastErr, b.away = s, nil, time.Time{}
 	b.announce()
 }
 
@@ -210,10 +211,18 @@ func (b *Broker) install(s *session) {
 func (b *Broker) lost(s *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.cur, b.lastErr = nil, s.cause()
+	b.cur, b.lastErr, b.away = nil, s.cause(), time.Now()
 	b.inDoubt = b.inDoubt || b.unwaited > 0
 	b.announce()
 	b.log.Warn("jetstream: connection lost", "err", b.lastErr)
+}
+
+// AwaySince returns since when there has been no connection to the server, or the
+// zero time while there is one.
+func (b *Broker) AwaySince() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.away
 }
 
 // announce wakes those who wait for a session. Callers hold mu.

@@ -374,3 +374,35 @@ func TestPermissions(t *testing.T) {
 		t.Errorf("Open with a wrong password: %v", err)
 	}
 }
+
+// TestAwaySince: a Broker knows since when it has been without its server.
+func TestAwaySince(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	srv := startServer(t, dir, -1)
+	addr, ok := srv.Addr().(*net.TCPAddr)
+	if !ok {
+		t.Fatal("the server does not listen")
+	}
+	b := open(t, srv.ClientURL(), jetstream.Config{})
+	if since := b.AwaySince(); !since.IsZero() {
+		t.Errorf("connected: away since %v, want never", since)
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		looks := time.NewTicker(10 * time.Millisecond)
+		defer looks.Stop()
+		for deadline := time.After(time.Minute); !ok(); {
+			select {
+			case <-looks.C:
+			case <-deadline:
+				t.Fatalf("not %s: away since %v", what, b.AwaySince())
+			}
+		}
+	}
+	began := time.Now()
+	stopServer(srv)
+	until("away", func() bool { return b.AwaySince().After(began) })
+	startServer(t, dir, addr.Port)
+	until("connected again", func() bool { return b.AwaySince().IsZero() })
+}

@@ -104,6 +104,10 @@ func (b *Broker) start(ctx context.Context, first *conn) {
 	b.links.Go(func() { b.consuming.run(linked, nil) })
 }
 
+// AwaySince returns since when there has been no connection to receive by, or the
+// zero time while there is one or none was wanted yet.
+func (b *Broker) AwaySince() time.Time { return b.consuming.awaySince() }
+
 // Close ends all subscriptions and closes the connections. Messages that are handed over to the server
 // and not confirmed get two more seconds for it. Close takes no longer than a few seconds, even if the
 // server hangs. Later calls, also of other methods, see a closed

@@ -31,6 +31,7 @@ type link struct {
 	mu      sync.Mutex
 	conn    *conn         // nil while there is none
 	err     error         // why there is none
+	away    time.Time     // since when one that is wanted is missing; zero: it is there
 	changed chan struct{} // closed and replaced when conn, err or conn's blocking changes
 }
 
@@ -147,6 +148,12 @@ func (l *link) state() (c *conn, changed <-chan struct{}, err error) {
 	return l.conn, l.changed, l.err
 }
 
+func (l *link) awaySince() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.away
+}
+
 func (l *link) trouble() error {
 	_, _, err := l.state()
 	return err
@@ -155,6 +162,12 @@ func (l *link) trouble() error {
 func (l *link) set(c *conn, err error) {
 	l.mu.Lock()
 	l.conn, l.err = c, err
+	switch {
+	case c != nil:
+		l.away = time.Time{}
+	case l.away.IsZero():
+		l.away = time.Now()
+	}
 	l.mu.Unlock()
 	l.broadcast()
 }

@@ -178,3 +178,31 @@ func TestAcksOfALostChannel(t *testing.T) {
 		t.Errorf("left in the queue (-want +have):\n%s", diff)
 	}
 }
+
+// TestAwaySince: a Broker knows since when it has had no connection to receive by.
+func TestAwaySince(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	proxy, url := r.proxied()
+	b, queue := r.openAt(url, Config{}), r.queue()
+	if since := b.AwaySince(); !since.IsZero() {
+		t.Errorf("before anything is received: away since %v, want never", since)
+	}
+	r.bind(b, queue, "account")
+	r.subscribe(b, queue)
+	eventually(t, "connected", func() bool { return b.AwaySince().IsZero() })
+	began := time.Now()
+	proxy.setRefuse(true)
+	proxy.cut()
+	eventually(t, "away", func() bool { return !b.AwaySince().IsZero() })
+	since := b.AwaySince()
+	eventually(t, "it has dialled again in vain", func() bool {
+		err := b.consuming.trouble()
+		return err != nil && strings.Contains(err.Error(), "connect to ") // not of the loss: "connection to"
+	})
+	if have := b.AwaySince(); since.Before(began) || !have.Equal(since) {
+		t.Errorf("away since %v and then %v, want the moment of the loss, after %v", since, have, began)
+	}
+	proxy.setRefuse(false)
+	eventually(t, "connected again", func() bool { return b.AwaySince().IsZero() })
+}

@@ -212,12 +212,14 @@ func (c *claims) HandleError(_ watermill.LoggerAdapter, _ bool, err error) time.
 		c.pace(true)
 		if c.away == 0 {
 			log.Warn("reading is interrupted", "error", err)
+			c.sub.noteAway(time.Now())
 			c.patient = time.Now().Add(c.sub.b.cfg.Lease)
 		}
 		c.away = min(max(2*c.away, 100*time.Millisecond), maxBackoff)
 		return c.away/2 + rand.N(c.away/2) //nolint:gosec // only spreads the load
 	case c.away != 0:
 		log.Info("reading goes on")
+		c.sub.noteAway(time.Time{})
 		c.away = 0
 	}
 	c.pace(false)

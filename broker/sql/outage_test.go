@@ -148,3 +148,21 @@ func TestCloseWhileAway(t *testing.T) {
 	}
 	take(t, subscribe(t, other), 1)
 }
+
+// TestAwaySince: a Broker knows since when its subscriptions cannot read.
+func TestAwaySince(t *testing.T) {
+	t.Parallel()
+	_, at := newRig(t)
+	way := startProxy(t, at)
+	b := open(t, way.url, sql.Config{Lease: lease})
+	bind(t, b, "billing", "account")
+	subscribe(t, b)
+	if since := b.AwaySince(); !since.IsZero() {
+		t.Errorf("connected: away since %v, want never", since)
+	}
+	began := time.Now()
+	way.cut()
+	until(t, "away", func() bool { return b.AwaySince().After(began) })
+	way.mend()
+	until(t, "there again", func() bool { return b.AwaySince().IsZero() })
+}

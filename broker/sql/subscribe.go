@@ -97,7 +97,30 @@ type subscription struct {
 	inHand  sync.WaitGroup
 
 	mu   sync.Mutex
-	held int // messages that are neither acknowledged nor given back
+	held int       // messages that are neither acknowledged nor given back
+	away time.Time // since when the database cannot be read; zero: it can
+}
+
+// AwaySince returns since when a subscription of the Broker has been without its
+// database, or the zero time while none is.
+func (b *Broker) AwaySince() (since time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for sub := range b.subs {
+		sub.mu.Lock()
+		if !sub.away.IsZero() && (since.IsZero() || sub.away.Before(since)) {
+			since = sub.away
+		}
+		sub.mu.Unlock()
+	}
+	return since
+}
+
+// noteAway notes since when the database cannot be read; the zero time: it can.
+func (sub *subscription) noteAway(since time.Time) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.away = since
 }
 
 // outcome is what became of a message.

@@ -184,6 +184,10 @@ func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
 	var faults []error
 	for _, id := range slices.Sorted(maps.Keys(f.Entities)) {
 		e := f.Entities[id]
+		if slices.ContainsFunc(f.code.entities, func(of outbox.Entity) bool { return of.ID == id }) {
+			faults = append(faults, fmt.Errorf("%s: entities: %s is declared by the service's code: take it out of the file", f.path, id))
+			continue
+		}
 		ttl, err := e.TTL.read()
 		if err != nil {
 			faults = append(faults, fmt.Errorf("entities: %s: ttl %w", id, err))

@@ -238,7 +238,7 @@ func (d *doctor) print(cmd *cobra.Command) {
 func (d *doctor) broker(ctx context.Context, file *configFile, queue string) {
 	b, err := d.openBroker(ctx, broker.Options{})
 	d.judge("broker", err, "can be reached, and the exchange is as it has to be",
-		"if it is there under other arguments, delete it while nobody publishes: it is declared anew")
+		"start it or correct the URL if it cannot be reached; if its exchange or stream has other arguments, delete that while nobody publishes: it is declared anew")
 	if err != nil {
 		return
 	}

@@ -193,7 +193,7 @@ func TestDoctorFindsFaultsOfTheBroker(t *testing.T) {
 	}
 	defer func() { _ = p.server.ExchangeDelete(exchange, false, false) }()
 	diagnose(t, "--broker-url", p.brokerURL+"?exchange="+exchange).finds(t, "broker", "wrong", "type")
-	diagnose(t, "--broker-url", noBroker).finds(t, "broker", "wrong", "refused")
+	diagnose(t, "--broker-url", noBroker).remedied(t, "broker", "refused", "start it or correct the URL")
 }
 
 // JetStream knows by itself what is bound.

@@ -184,7 +184,8 @@ func (t *tool) checkQueue(ctx context.Context, p *progress, queue string, anyway
 
 // asMisuse marks the errors that what was typed is to blame for.
 func asMisuse(err error) error {
-	if errors.Is(err, outbox.ErrFilter) || errors.Is(err, outbox.ErrUnknownEntity) || errors.Is(err, consumer.ErrUnknownEntity) {
+	if errors.Is(err, outbox.ErrFilter) || errors.Is(err, outbox.ErrKey) ||
+		errors.Is(err, outbox.ErrUnknownEntity) || errors.Is(err, consumer.ErrUnknownEntity) {
 		return &misuseError{err: err}
 	}
 	return err

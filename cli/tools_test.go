@@ -330,6 +330,20 @@ func TestProgressOfCommands(t *testing.T) {
 	}
 }
 
+// What code declares is not declared in the file, too.
+func TestDeclaredInCodeAndInTheFile(t *testing.T) {
+	t.Parallel()
+	config := writeFile(t, "lockstep.yaml", "entities:\n  account: {table: accounts}\n")
+	url := "sqlite://" + t.TempDir() + "/shop.db"
+	mustRelay(t, "migrate", "up", "--database-url", url)
+	var out bytes.Buffer
+	code := cli.Main(t.Context(), []string{"dump", "--cqrs-id", "account", "--config", config, "--database-url", url},
+		&out, &out, cli.WithEntities(outbox.Entity{ID: "account", Table: "accounts"}))
+	if have := out.String(); code != 2 || !strings.Contains(have, config+": entities: account is declared by the service's code: take it out of the file") {
+		t.Errorf("exit code %d: %s", code, have)
+	}
+}
+
 // The commands work in a service's own binary, with what its code declares.
 func TestMounted(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -56,6 +57,12 @@ each writer, and is read through: some two seconds for a million pending events.
 
 const flagTimeout = "timeout"
 
+// What a row can be without a revision.
+const (
+	isNone    = "none"
+	isUnknown = "unknown"
+)
+
 // traced is where a row stands. What is not configured is nil or empty.
 type traced struct {
 	Entity  string        `json:"cqrs_id"`
@@ -67,12 +74,16 @@ type traced struct {
 
 // tracedRow is a row or what its deletion left.
 type tracedRow struct {
-	// Is is row, deleted or none.
+	// Is is row, deleted, none, or unknown: nothing was deleted, and which table to look
+	// in is not known here.
 	Is       string `json:"is"`
 	Revision int64  `json:"revision"`
 	Updated  string `json:"updated,omitempty"`
 	Deleted  string `json:"deleted,omitempty"`
 }
+
+// inQueue is where a dead letter of the replica is.
+const inQueue = "dead letter"
 
 // tracedEvent is an event of the row, somewhere on its way.
 type tracedEvent struct {
@@ -83,7 +94,7 @@ type tracedEvent struct {
 	Signal   string     `json:"signal_type,omitempty"`
 	Revision int64      `json:"revision"`
 	Created  *time.Time `json:"created,omitempty"`
-	Attempts int        `json:"attempts"`
+	Attempts int        `json:"attempts"` // of a dead letter: those after the first
 	Error    string     `json:"error,omitempty"`
 	RetryAt  *time.Time `json:"retry_at,omitempty"`
 	Died     *time.Time `json:"died,omitempty"`
@@ -127,8 +138,8 @@ func (c *traceCommand) databases(ctx context.Context, t *traced, file *configFil
 	if err != nil {
 		return err
 	}
-	if table == "" && replica == nil && file.path != "" {
-		return misusef("%s: %q is neither an entity nor a replica", file.path, t.Entity)
+	if table == "" && replica == nil && (file.path != "" || file.hasEntities()) {
+		return misusef("%s: %q is neither an entity nor a replica", cmp.Or(file.path, "trace"), t.Entity)
 	}
 	var faults []error
 	if c.databaseURL != "" && (table != "" || replica == nil || c.replicaURL != "") {
@@ -225,7 +236,7 @@ func keyParts(key string, columns []string) ([]any, error) {
 
 // row reads a row or, if there is none, what its deletion left.
 func (t *traced) row(ctx context.Context, db *database, table string, keys []string, tombstone func(r *tracedRow) error) (*tracedRow, error) {
-	r := &tracedRow{Is: "none"}
+	r := &tracedRow{Is: isNone}
 	err := sql.ErrNoRows
 	if table != "" {
 		parts, fault := keyParts(t.Key, keys)
@@ -255,6 +266,9 @@ func (t *traced) master(ctx context.Context, db *database, table string, keys []
 	})
 	if err != nil {
 		return err
+	}
+	if table == "" && t.Master.Is == isNone {
+		t.Master.Is = isUnknown
 	}
 	return errors.Join(t.events(ctx, q, "pending", text.Pending), t.events(ctx, q, "dead", text.Dead))
 }
@@ -342,7 +356,7 @@ func (c *traceCommand) letters(ctx context.Context, t *traced, queue string) err
 		if d.entity != t.Entity || d.key != t.Key {
 			return nil
 		}
-		e := tracedEvent{Where: "dead letter", ID: d.id, Error: d.reason}
+		e := tracedEvent{Where: inQueue, ID: d.id, Error: d.reason}
 		if e.read(d.body); !d.since.IsZero() {
 			e.Died = &d.since
 		}

@@ -18,7 +18,11 @@ func (t *traced) print(out io.Writer) {
 		if e.Died != nil {
 			fmt.Fprintf(out, ", died %s", e.Died.UTC().Format(time.DateTime))
 		}
-		if e.Attempts > 0 {
+		switch {
+		case e.Attempts == 0:
+		case e.Where == inQueue: // which counts without the first
+			fmt.Fprintf(out, ", %d %s", e.Attempts, plural(e.Attempts, "retry", "retries"))
+		default:
 			fmt.Fprintf(out, ", %s", howMany(e.Attempts, "attempt"))
 		}
 		if e.RetryAt != nil {
@@ -30,7 +34,7 @@ func (t *traced) print(out io.Writer) {
 		fmt.Fprintln(out)
 	}
 	t.Replica.show(out, "replica")
-	if m, r := t.Master, t.Replica; m != nil && r != nil && m.Is != "none" && r.Is != "none" && m.Revision == r.Revision {
+	if m, r := t.Master, t.Replica; m.found() && r.found() && m.Revision == r.Revision {
 		fmt.Fprintln(out, "both at the same revision")
 	}
 }
@@ -38,7 +42,9 @@ func (t *traced) print(out io.Writer) {
 func (r *tracedRow) show(out io.Writer, side string) {
 	switch {
 	case r == nil:
-	case r.Is == "none":
+	case r.Is == isUnknown:
+		fmt.Fprintf(out, "%-11s  none was deleted; the table is not known here: declare the entity (entities in lockstep.yaml) to see its row\n", side)
+	case r.Is == isNone:
 		fmt.Fprintf(out, "%-11s  no row, and none that was deleted\n", side)
 	case r.Is == "deleted":
 		fmt.Fprintf(out, "%-11s  deleted at revision %d, %s\n", side, r.Revision, r.Deleted)
@@ -46,3 +52,6 @@ func (r *tracedRow) show(out io.Writer, side string) {
 		fmt.Fprintf(out, "%-11s  revision %d, changed %s\n", side, r.Revision, r.Updated)
 	}
 }
+
+// found reports whether there is a revision.
+func (r *tracedRow) found() bool { return r != nil && r.Is != isNone && r.Is != isUnknown }

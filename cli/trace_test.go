@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lockstep-go/lockstep/broker"
+	"github.com/lockstep-go/lockstep/cli"
 	"github.com/lockstep-go/lockstep/event"
 	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/outbox"
@@ -98,9 +100,15 @@ func TestTrace(t *testing.T) {
 		t.Errorf("a row that never was: %+v", w)
 	}
 	run(t, nil, "", "trace", p.entity, "2", "--config", p.config, "--database-url", p.masterURL).expect(t, 1, "account_ref", "--replica-url")
+	// A replica's file knows nothing of the master's table: what is not looked for is not said to be missing.
+	alone := writeFile(t, "replica.yaml", fmt.Sprintf("queue: %s\nreplicas:\n  %s: {table: account_ref}\n", p.queue, p.entity))
+	if o := run(t, nil, "", "trace", p.entity, "2", "--config", alone, "--database-url", p.masterURL, "--replica-url", p.replicaURL); o.code != 0 ||
+		!strings.Contains(o.out, "master       none was deleted; the table is not known here") || !strings.Contains(o.out, "replica      revision 7") {
+		t.Errorf("a replica's file alone: %v", o)
+	}
 	o := run(t, nil, "", append([]string{"trace", p.entity, "2", "--config", p.config}, all...)...)
 	o.expect(t, 0)
-	for _, want := range []string{p.entity + "/2\nmaster       revision 1, changed ", "pending      id ", "4 attempts, again at ", ": queue is full\n", "replica      revision 7, changed "} {
+	for _, want := range []string{"30 retries: data: does not fit\n", p.entity + "/2\nmaster       revision 1, changed ", "pending      id ", "4 attempts, again at ", ": queue is full\n", "replica      revision 7, changed "} {
 		if !strings.Contains(o.out, want) {
 			t.Errorf("printed lacks %q:\n%s", want, o.out)
 		}
@@ -215,5 +223,10 @@ func TestTraceMisuse(t *testing.T) {
 	relay(t, "trace", "nobody", "1", "--config", config, "--database-url", noDatabase).expect(t, 2, `"nobody" is neither an entity nor a replica`)
 	relay(t, "trace", "account", "1", "--config", config, "--database-url", noDatabase).expect(t, 1, "cannot be reached")
 	relay(t, "trace", "account", "1", "--broker-url", noBroker).expect(t, 2, "--queue is missing")
+	var out bytes.Buffer
+	code := cli.Main(t.Context(), []string{"trace", "acount", "1", "--database-url", noDatabase}, &out, &out, cli.WithEntities(outbox.Entity{ID: "account", Table: "accounts"}))
+	if have := out.String(); code != 2 || !strings.Contains(have, `"acount" is neither an entity nor a replica`) {
+		t.Errorf("a service's own binary: exit code %d: %s", code, have)
+	}
 	relay(t, "trace", "account", "1", "--replica-url", "x").expect(t, 2, "--replica-url")
 }

@@ -39,15 +39,14 @@ func (ob *Outbox) CheckTables(ctx context.Context, db *sql.DB) error {
 		if _, err := ob.dialect.LoadTable(ctx, db, table); err != nil {
 			faults = append(faults, fmt.Errorf("outbox: %w", withRemedy(err)))
 			if !errors.Is(err, dialect.ErrNoTable) {
-				break // the database is away; one report is enough
+				return errors.Join(faults...) // the database is away; one report is enough
 			}
 		}
 	}
-	if len(faults) > 0 {
-		return errors.Join(faults...)
-	}
-	if err := ob.checkSession(ctx, db); err != nil {
-		faults = append(faults, err)
+	if len(faults) == 0 {
+		if err := ob.checkSession(ctx, db); err != nil {
+			faults = append(faults, err)
+		}
 	}
 	for _, id := range ob.names {
 		if _, err := ob.plan(ctx, db, id); err != nil {

@@ -205,3 +205,17 @@ func TestCheckFindsMissingRights(t *testing.T) {
 		t.Errorf("with the rights of the remedy: %v", err)
 	}
 }
+
+// A database that is not migrated hides no other fault.
+func TestCheckOfWhatIsNotMigrated(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.SQLite(t)
+	ob, err := outbox.New(outbox.Config{Dialect: outbox.SQLite, Entities: []outbox.Entity{{ID: "missing", Table: "nowhere"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = ob.Check(t.Context(), db)
+	if !errors.Is(err, outbox.ErrNotMigrated) || !strings.Contains(err.Error(), "entity missing: table nowhere: no such table") {
+		t.Errorf("have %v, want both faults", err)
+	}
+}

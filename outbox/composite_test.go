@@ -66,6 +66,9 @@ func TestCompositeKeysInPages(t *testing.T) {
 		if _, err := m.ob.Sync(t.Context(), m.DB, "shelf", outbox.All, "", outbox.SyncChunk(2)); err != nil {
 			t.Fatal(err)
 		}
+		if p, err := m.ob.Sync(t.Context(), m.DB, "shelf", outbox.All, "", outbox.SyncFrom("a")); !errors.Is(err, outbox.ErrKey) || p.Rows != 0 {
+			t.Errorf("from half a key: %d rows, %v; want ErrKey", p.Rows, err)
+		}
 		want := []string{`["a","2"]`, `["a","9"]`, `["a","10"]`, `["b","0"]`, `["b","1"]`}
 		var synced, versions, rows []string
 		for _, row := range m.rows(t) {
@@ -121,7 +124,7 @@ func TestCompositeKeyFaults(t *testing.T) {
 			}
 		}
 		err = m.ob.InTx(t.Context(), m.DB, func(_ context.Context, tx *outbox.Tx) error {
-			for _, key := range []any{"eu", outbox.Composite{"eu"}, outbox.Composite{"eu", nil}, outbox.Composite{"eu", 1, 2}, `["eu"]`, `["eu",7]`, nil} {
+			for _, key := range []any{"eu", []any{"eu", 7}, outbox.Composite{"eu"}, outbox.Composite{"eu", nil}, outbox.Composite{"eu", 1, 2}, `["eu"]`, `["eu",7]`, nil} {
 				if err := tx.Saved("shelf", key); !errors.Is(err, outbox.ErrKey) {
 					t.Errorf("Saved(%#v) = %v, want ErrKey", key, err)
 				}

@@ -43,6 +43,9 @@ func (e *Entity) keyText(key any) (string, error) {
 		return compositeText(parts)
 	}
 	text, err := keyText(key)
+	if v := reflect.ValueOf(key); err != nil && v.Kind() == reflect.Slice && !v.IsNil() {
+		err = fmt.Errorf("%w: the entity's has %d columns: use outbox.Composite, not %T, and pass several keys one by one", ErrKey, len(columns), key)
+	}
 	if err != nil {
 		return "", err
 	}

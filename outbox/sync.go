@@ -92,6 +92,11 @@ func (ob *Outbox) Sync(ctx context.Context, db *sql.DB, entity string, filter Fi
 	if err != nil || s == nil || s.Muted {
 		return reached, err
 	}
+	if o.from != nil {
+		if _, err := s.keyText(*o.from); err != nil {
+			return reached, fmt.Errorf("outbox: sync %s from %q: %w, or the JSON array of their texts", entity, *o.from, err)
+		}
+	}
 	run := &syncRun{scan: s, ob: ob, db: db, syncOptions: o, topic: event.Topic(entity), started: time.Now()}
 	if queue != "" {
 		run.topic = event.DirectTopic(queue, entity)

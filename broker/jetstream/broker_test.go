@@ -1,6 +1,7 @@
 package jetstream_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -91,4 +92,21 @@ func TestWatermill(t *testing.T) {
 			GuaranteedOrder: true, GuaranteedOrderWithSingleSubscriber: true, ForceShort: true,
 		})
 	})
+}
+
+// TestServerWithoutJetStream: the error says what the server lacks.
+func TestServerWithoutJetStream(t *testing.T) {
+	t.Parallel()
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { stopServer(srv) })
+	if !srv.ReadyForConnections(20 * time.Second) {
+		t.Fatal("NATS server: not ready")
+	}
+	if _, err := jetstream.Open(t.Context(), srv.ClientURL(), jetstream.Config{}); err == nil || !strings.Contains(err.Error(), "--jetstream") {
+		t.Errorf("have %v, want an error that names --jetstream", err)
+	}
 }

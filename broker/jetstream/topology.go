@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
@@ -72,6 +73,9 @@ func (b *Broker) declareStream(ctx context.Context, js jetstream.JetStream) (jet
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			stream, err = js.Stream(ctx, b.cfg.Stream) // another process was faster
 		}
+	}
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = fmt.Errorf("%w: does the server run JetStream (nats-server --jetstream), and has its cluster a leader?", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: stream %q: %w", b.cfg.Stream, err)

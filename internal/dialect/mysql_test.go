@@ -134,7 +134,7 @@ func TestMySQLClassifyRealErrors(t *testing.T) {
 		`DELETE FROM parent`:                                          dialect.Data,
 		`SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'`:             dialect.Data,
 		`SELECT * FROM nothing`:                                       dialect.Outage,
-		`SET STATEMENT max_statement_time = 0.01 FOR SELECT SLEEP(5)`: dialect.Canceled,
+		`SET STATEMENT max_statement_time = 0.3 FOR SELECT SLEEP(30)`: dialect.Canceled,
 	} {
 		_, err := db.ExecContext(t.Context(), statement)
 		if err == nil {

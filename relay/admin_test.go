@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/relay"
 )
 
@@ -78,6 +79,38 @@ func TestFailuresListRetryPurge(t *testing.T) {
 			t.Errorf("%d failures and dead letters are left, want none", n)
 		}
 	})
+}
+
+// What is to be tried at once by the next relay that starts leaves no failure behind.
+func TestRetryFailuresWithoutARelay(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.Postgres(t)
+	m := migrated(t, db, relay.Postgres)
+	var good atomic.Bool
+	pub := &recorder{fate: func(string) error {
+		if good.Load() {
+			return nil
+		}
+		return refusal{}
+	}}
+	m.put(t, "a1", "b1")
+	_, stop := m.start(t, pub, relay.Config{})
+	eventually(t, "both are failing", func() bool { return m.count(t, "outbox_failures") == 2 })
+	stop()
+	failing, err := m.admin(t).Failures(t.Context(), 0, 1)
+	if err != nil || len(failing) != 1 {
+		t.Fatalf("%d failing, %v; want 1", len(failing), err)
+	}
+	if n, err := m.admin(t).RetryFailures(t.Context(), failing[0].ID); err != nil || n != 1 {
+		t.Errorf("%d are due, %v; want 1", n, err)
+	}
+	good.Store(true)
+	_, stop = m.start(t, pub, relay.Config{})
+	m.drained(t)
+	stop()
+	if n := m.count(t, "outbox_failures"); n != 0 {
+		t.Errorf("%d failures are left, want none", n)
+	}
 }
 
 // A failing message that is given up is a dead letter with its error and attempts, its

@@ -260,7 +260,8 @@ func (s *store) failing(ctx context.Context, of share, l *ledger) error {
 	}
 	failing, err := s.allFailing(ctx, of)
 	for _, f := range failing {
-		l.block(f.row, f.attempts, time.Now().Add(f.wait))
+		// One that Admin.RetryFailures asked for has none; see hasten.
+		l.block(f.row, max(f.attempts, 1), time.Now().Add(f.wait))
 	}
 	return err
 }

@@ -127,8 +127,8 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.inFlight -= count(rows)
-	var s settlement
 	defer l.idle(rows)()
+	var s settlement
 	for i, r := range rows {
 		w := l.queueOf(r)
 		if w != nil && (!r.retry || w.ids[0] != r.id || l.behindDirects(r)) {
@@ -141,58 +141,69 @@ func (l *ledger) settle(rows []row, errs []error, p policy, now time.Time) settl
 		if errs != nil {
 			err = errs[i] //nolint:gosec // one error a row
 		}
-		attempts := 0
-		if w != nil {
-			attempts = w.attempts
-		}
-		if isUnroutable(err) {
-			s.returned++
-		}
-		switch result := p.judge(r.topic, err); {
-		case result == unknown:
-			s.outage = err
-			if w == nil { // nothing behind it may overtake it
-				w = l.wait(r.unit)
-				w.unknown = true
-				w.queueRow(r)
-			}
-		case result == suspect:
-			w.retryAt = now.Add(backoff(attempts + 1))
-		case result == confirmed, result == dropped:
-			if result == dropped {
-				s.drop(r.topic)
-			}
-			s.done = append(append(s.done, r.skipped...), r.id)
-			s.collapsed += len(r.skipped)
-			if attempts > 0 {
-				s.mended = append(s.mended, r.id)
-			}
-			l.pop(w, now)
-		case len(r.skipped) > 0: // nobody knows which of its rows is to blame
-			s.apart++
-			w = l.wait(r.unit)
-			w.queueRow(r)
-			w.retryAt = now
-		case result == hopeless, attempts+1 >= p.maxAttempts:
-			s.dead = append(s.dead, failure{row: r, err: err, attempts: attempts + 1})
-			l.pop(w, now)
-		default:
-			if w == nil || w.unit != r.unit {
-				l.pop(w, now) // a direct SYNC: those behind it go on
-				if w = l.blocked[r.unit]; w == nil {
-					w = l.wait(r.unit)
-				}
-				w.attempts = max(w.attempts, attempts)
-			}
-			w.queueRow(r)
-			w.unknown = false
-			w.attempts++
-			wait := backoff(w.attempts)
-			w.retryAt = now.Add(wait)
-			s.failed = append(s.failed, failure{row: r, err: err, attempts: w.attempts, wait: wait})
-		}
+		l.settleRow(&s, r, w, err, p, now)
 	}
 	return s
+}
+
+// settleRow works the broker's answer for one row in. w is what the row's key waits
+// in when this row was refused before and is the first there, else nil.
+func (l *ledger) settleRow(s *settlement, r row, w *waiting, err error, p policy, now time.Time) {
+	attempts := 0
+	if w != nil {
+		attempts = w.attempts
+	}
+	if isUnroutable(err) {
+		s.returned++
+	}
+	switch result := p.judge(r.topic, err); {
+	case result == unknown:
+		s.outage = err
+		if w == nil { // nothing behind it may overtake it
+			w = l.wait(r.unit)
+			w.unknown = true
+			w.queueRow(r)
+		}
+	case result == suspect:
+		w.retryAt = now.Add(backoff(attempts + 1))
+	case result == confirmed, result == dropped:
+		if result == dropped {
+			s.drop(r.topic)
+		}
+		s.done = append(append(s.done, r.skipped...), r.id)
+		s.collapsed += len(r.skipped)
+		if attempts > 0 {
+			s.mended = append(s.mended, r.id)
+		}
+		l.pop(w, now)
+	case len(r.skipped) > 0: // nobody knows which of its rows is to blame
+		s.apart++
+		w = l.wait(r.unit)
+		w.queueRow(r)
+		w.retryAt = now
+	case result == hopeless, attempts+1 >= p.maxAttempts:
+		s.dead = append(s.dead, failure{row: r, err: err, attempts: attempts + 1})
+		l.pop(w, now)
+	default:
+		s.failed = append(s.failed, l.tryLater(r, w, err, attempts, now))
+	}
+}
+
+// tryLater has a refused row wait until it is due again, with all that follows it.
+func (l *ledger) tryLater(r row, w *waiting, err error, attempts int, now time.Time) failure {
+	if w == nil || w.unit != r.unit {
+		l.pop(w, now) // a direct SYNC: those behind it go on
+		if w = l.blocked[r.unit]; w == nil {
+			w = l.wait(r.unit)
+		}
+		w.attempts = max(w.attempts, attempts)
+	}
+	w.queueRow(r)
+	w.unknown = false
+	w.attempts++
+	wait := backoff(w.attempts)
+	w.retryAt = now.Add(wait)
+	return failure{row: r, err: err, attempts: w.attempts, wait: wait}
 }
 
 // idle finds what the rows that were tried again wait in, and returns what notes

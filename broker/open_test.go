@@ -136,11 +136,11 @@ func TestOpenRejects(t *testing.T) {
 	}
 }
 
-// TestDocumentedParameters: docs/operations.md names the parameters that the adapters know and no others,
+// TestDocumentedParameters: docs/configuration.md names the parameters that the adapters know and no others,
 // and the defaults that it gives are values that they take.
 func TestDocumentedParameters(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../docs/operations.md")
+	page, err := os.ReadFile("../docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestDocumentedParameters(t *testing.T) {
 		known := strings.Split(list, ", ")
 		slices.Sort(documented)
 		if diff := cmp.Diff(known, documented); diff != "" {
-			t.Errorf("parameters of %s (-code +docs/operations.md):\n%s", base, diff)
+			t.Errorf("parameters of %s (-code +docs/configuration.md):\n%s", base, diff)
 		}
 	}
 }

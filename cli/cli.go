@@ -2,7 +2,7 @@
 // same commands in its binary: [New] returns them as a cobra command.
 //
 // A flag goes before an environment variable, that before the configuration file;
-// docs/operations.md lists them. Exit codes are 0 for done, 1 for failed or broken
+// docs/configuration.md lists them. Exit codes are 0 for done, 1 for failed or broken
 // off, 2 for used wrongly.
 package cli
 

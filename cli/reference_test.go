@@ -20,7 +20,7 @@ func rowsOf(t *testing.T, page, header string) (rows [][]string) {
 	t.Helper()
 	_, table, found := strings.Cut(page, "\n"+header+"\n")
 	if !found {
-		t.Fatalf("docs/operations.md has no table that begins with %s", header)
+		t.Fatalf("docs/configuration.md has no table that begins with %s", header)
 	}
 	_, table, _ = strings.Cut(table, "\n") // the line under the header
 	for line := range strings.Lines(table) {
@@ -37,16 +37,16 @@ func rowsOf(t *testing.T, page, header string) (rows [][]string) {
 	return rows
 }
 
-func operations(t *testing.T) string {
+func configuration(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../docs/operations.md")
+	text, err := os.ReadFile("../docs/configuration.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
 }
 
-// The reference of operations.md has all flags of run and consume, with their
+// The reference of configuration.md has all flags of run and consume, with their
 // defaults, and no others.
 func TestReferenceOfFlags(t *testing.T) {
 	t.Parallel()
@@ -65,7 +65,7 @@ func TestReferenceOfFlags(t *testing.T) {
 		})
 	}
 	have := map[string][]string{}
-	for _, row := range rowsOf(t, operations(t), "| flag | of `relay …` | default | meaning |") {
+	for _, row := range rowsOf(t, configuration(t), "| flag | of `relay …` | default | meaning |") {
 		if len(row) != 4 || row[3] == "" {
 			t.Errorf("row %q: want four cells", row)
 			continue
@@ -78,7 +78,7 @@ func TestReferenceOfFlags(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(want, have); diff != "" {
-		t.Errorf("flags (-code +docs/operations.md):\n%s", diff)
+		t.Errorf("flags (-code +docs/configuration.md):\n%s", diff)
 	}
 }
 
@@ -99,11 +99,11 @@ func keys(of reflect.Type, prefix string) (names []string) {
 	return names
 }
 
-// The reference of operations.md has all keys of lockstep.yaml, and no others.
+// The reference of configuration.md has all keys of lockstep.yaml, and no others.
 func TestReferenceOfKeys(t *testing.T) {
 	t.Parallel()
 	var have []string
-	for _, row := range rowsOf(t, operations(t), "| key | default | meaning |") {
+	for _, row := range rowsOf(t, configuration(t), "| key | default | meaning |") {
 		if len(row) != 3 || row[2] == "" {
 			t.Errorf("row %q: want three cells", row)
 		}
@@ -113,7 +113,7 @@ func TestReferenceOfKeys(t *testing.T) {
 	slices.Sort(want)
 	slices.Sort(have)
 	if diff := cmp.Diff(want, have); diff != "" {
-		t.Errorf("keys (-code +docs/operations.md):\n%s", diff)
+		t.Errorf("keys (-code +docs/configuration.md):\n%s", diff)
 	}
 }
 
@@ -121,7 +121,7 @@ func TestReferenceOfKeys(t *testing.T) {
 func TestFilesOfTheDocumentation(t *testing.T) {
 	t.Parallel()
 	shown := map[string]int{}
-	for _, page := range []string{"../README.md", "../docs/operations.md"} {
+	for _, page := range []string{"../README.md", "../docs/configuration.md"} {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)

@@ -32,7 +32,8 @@ func newStatus(svc *service) *cobra.Command {
 		Long: `Show how the outbox stands (messages pending, how many of these are failing, the age
 of the oldest of either, dead ones, who holds which lease) and the replica's queue
 (messages, consumers, dead letters). Each side is shown if it is configured: a
-database for the outbox, a broker and a queue for the replica. What only the processes
+database for the outbox, a broker and a queue for the replica. A broker without a
+queue is not asked. What only the processes
 know is read from what they serve with --http: a relay's last publish, a consumer's
 lag, its parked messages and how long ago the oldest of these was changed in the master.`,
 		Example: `  relay status --database-url postgres://localhost/shop
@@ -70,6 +71,9 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 	if c.queue, err = file.queueFor(c.queue); err != nil {
 		return err
 	}
+	if c.unnamed() && c.databaseURL == "" && len(c.metrics) == 0 {
+		return misusef("--%s is missing: name the replica's queue, there or in the file; or give --%s for the outbox", flagQueue, flagDatabase)
+	}
 	ctx := cmd.Context()
 	for {
 		s := c.look(ctx)
@@ -90,6 +94,10 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 	}
 	return nil
 }
+
+// unnamed reports that there is a broker, such as a master's environment has for its
+// relay, and no queue to ask it about.
+func (c *statusCommand) unnamed() bool { return c.brokerURL != "" && c.queue == "" }
 
 // sides is oneSide, unless there are processes to ask.
 func (c *statusCommand) sides(cmd *cobra.Command) (*configFile, error) {
@@ -172,11 +180,7 @@ func (c *statusCommand) look(ctx context.Context) status {
 		s.note(err)
 		s.Outbox = o
 	}
-	switch {
-	case c.brokerURL == "":
-	case c.queue == "":
-		s.note(fmt.Errorf("--%s is missing: name the replica's queue, there or in the file, or leave --%s out", flagQueue, flagBroker))
-	default:
+	if c.brokerURL != "" && c.queue != "" {
 		q, err := c.lookAtQueue(ctx)
 		s.note(err)
 		s.Queue = q
@@ -262,6 +266,9 @@ func (c *statusCommand) show(cmd *cobra.Command, s status) error {
 		fmt.Fprintln(out, s.Time.Format(time.DateTime))
 	}
 	s.print(out)
+	if c.unnamed() {
+		fmt.Fprintf(out, "queue    none is named: --%s, or queue in the file, shows one\n", flagQueue)
+	}
 	if c.watch > 0 { // else they are the command's error
 		for _, fault := range s.Errors {
 			fmt.Fprintln(out, fault)

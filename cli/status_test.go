@@ -115,8 +115,22 @@ func TestStatusOfOneSide(t *testing.T) {
 	}
 	relay(t, "status").expect(t, 2, "--database-url and --broker-url are missing")
 	relay(t, "status", "--broker-url", p.brokerURL, "--queue", unique("nobody")).expect(t, 1, "there is no queue")
-	relay(t, "status", "--broker-url", p.brokerURL).expect(t, 1, "--queue is missing")
+	relay(t, "status", "--broker-url", p.brokerURL).expect(t, 2, "--queue is missing")
 	relay(t, "status", "--broker-url", p.brokerURL, "--watch=1ms").expect(t, 2, "--watch is 1ms")
+}
+
+// A master's environment has a broker's URL for its relay, and no queue.
+func TestStatusWithoutAQueue(t *testing.T) {
+	p := newPipeline(t)
+	t.Setenv("LOCKSTEP_BROKER_URL", p.brokerURL)
+	if s := p.status("--database-url", p.masterURL); s.Outbox == nil || s.Queue != nil || s.Errors != nil {
+		t.Errorf("the master's side alone: %+v", s)
+	}
+	o := relay(t, "status", "--database-url", p.masterURL)
+	o.expect(t, 0)
+	if want := "queue    none is named: --queue"; o.stderr != "" || !strings.Contains(o.out, want) || !strings.Contains(o.out, "outbox   0 pending") {
+		t.Errorf("status lacks the outbox or %q: %v", want, o)
+	}
 }
 
 func TestStatusWatch(t *testing.T) {

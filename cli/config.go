@@ -228,7 +228,12 @@ func (f *configFile) addReplicas(c *consumer.Consumer) error {
 	fault := func(id, format string, args ...any) {
 		faults = append(faults, fmt.Errorf("replicas: %s: "+format, append([]any{id}, args...)...))
 	}
+	twice := f.replicasOfCode()
 	for _, id := range slices.Sorted(maps.Keys(f.Replicas)) {
+		if twice(id) {
+			faults = append(faults, fmt.Errorf("%s: replicas: %s is declared by the service's code: take it out of the file", f.path, id))
+			continue
+		}
 		r := f.Replicas[id]
 		delay, err := r.RetryDelay.read()
 		if err != nil {

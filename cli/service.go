@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"database/sql"
 	"slices"
 
 	"github.com/lockstep-go/lockstep/consumer"
@@ -59,6 +60,22 @@ func (f *configFile) hasReplicas() bool { return len(f.Replicas) > 0 || f.code.r
 
 // declared returns the code's entities.
 func (f *configFile) declared() []outbox.Entity { return slices.Clone(f.code.entities) }
+
+// replicasOfCode tells which CQRS IDs the code follows, by tables or handlers, if the
+// file follows any, too.
+func (f *configFile) replicasOfCode() (follows func(id string) bool) {
+	nothing := func(string) bool { return false }
+	if f.code.replicas == nil || len(f.Replicas) == 0 {
+		return nothing
+	}
+	cfg := consumer.Config{Queue: "unnamed", Dialect: consumer.Postgres, TombstoneRetention: anyRetention}
+	c, err := consumer.New(new(sql.DB), noBroker{}, cfg)
+	if err != nil {
+		return nothing
+	}
+	_ = f.code.replicas(c)                                     // its faults are told where it counts
+	return func(id string) bool { return c.Resume(id) == nil } // which knows all that is registered
+}
 
 // withConfig adds the configuration file to the flags that must have a value,
 // unless code declares what the file would.

@@ -13,16 +13,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/spf13/cobra"
 
 	"github.com/lockstep-go/lockstep/broker"
-	"github.com/lockstep-go/lockstep/cli"
-	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/internal/testdb"
-	"github.com/lockstep-go/lockstep/outbox"
 )
 
 // run runs the command as a process to its end, with what it reads.
@@ -327,61 +322,5 @@ func TestProgressOfCommands(t *testing.T) {
 		if said := strings.Contains(o.stderr, "of 60 rows, ") && strings.Contains(o.stderr, "rows/s") && strings.Contains(o.stderr, " left"); said == quiet {
 			t.Errorf("quiet %t: stderr is %q", quiet, o.stderr)
 		}
-	}
-}
-
-// What code declares is not declared in the file, too.
-func TestDeclaredInCodeAndInTheFile(t *testing.T) {
-	t.Parallel()
-	config := writeFile(t, "lockstep.yaml", "entities:\n  account: {table: accounts}\n")
-	url := "sqlite://" + t.TempDir() + "/shop.db"
-	mustRelay(t, "migrate", "up", "--database-url", url)
-	var out bytes.Buffer
-	code := cli.Main(t.Context(), []string{"dump", "--cqrs-id", "account", "--config", config, "--database-url", url},
-		&out, &out, cli.WithEntities(outbox.Entity{ID: "account", Table: "accounts"}))
-	if have := out.String(); code != 2 || !strings.Contains(have, config+": entities: account is declared by the service's code: take it out of the file") {
-		t.Errorf("exit code %d: %s", code, have)
-	}
-}
-
-// The commands work in a service's own binary, with what its code declares.
-func TestMounted(t *testing.T) {
-	t.Parallel()
-	s := newSides(t, 4)
-	commands := func() *cobra.Command {
-		return cli.New(
-			cli.WithEntities(outbox.Entity{ID: "account", Table: "accounts", Fields: []string{"id", "name"}}),
-			cli.WithReplicas("billing", func(c *consumer.Consumer) error {
-				return c.Table("account", consumer.Table{Name: "account_ref", Columns: map[string]string{"id": "id", "name": "title"}})
-			}),
-		)
-	}
-	mounted := func(stdin string, args ...string) string {
-		root := &cobra.Command{Use: "shop"}
-		root.AddCommand(commands())
-		var out bytes.Buffer
-		root.SetIn(strings.NewReader(stdin))
-		root.SetOut(&out)
-		root.SetErr(&out)
-		root.SetArgs(append([]string{"relay"}, args...))
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if err := root.ExecuteContext(ctx); err != nil {
-			t.Fatalf("shop relay %s: %v", strings.Join(args, " "), err)
-		}
-		return out.String()
-	}
-	dump := mounted("", "dump", "--cqrs-id", "account", "-o", "-", "--quiet", "--database-url", s.masterURL)
-	if have := mounted(dump, "load", "-i", "-", "--database-url", s.replicaURL); have != "account: 4 rows loaded, 0 skipped, 0 failed\n" {
-		t.Errorf("load: %s", have)
-	}
-	s.exec(s.replica, `DELETE FROM account_ref WHERE id = 3`)
-	one := mounted("", "diff", "master", "--cqrs-id", "account", "--database-url", s.masterURL)
-	two := mounted(one, "diff", "replica", "--quiet", "--database-url", s.replicaURL)
-	if !strings.HasSuffix(two, ",billing\n[3]\n") {
-		t.Errorf("diff replica: %s", two)
-	}
-	if have := mounted(two, "diff", "sync", "--quiet", "--database-url", s.masterURL); have != "1 of 1 row synced\n" {
-		t.Errorf("diff sync: %s", have)
 	}
 }

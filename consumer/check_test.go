@@ -43,7 +43,7 @@ func TestConfigFaults(t *testing.T) {
 	if err := c.Table("account", Table{Name: "account_ref"}); err != nil {
 		t.Fatal(err)
 	}
-	requireFaults(t, c.Table("account", Table{Name: "account_ref"}), "the CQRS ID is registered already", `table account_ref follows "account" already`)
+	requireFaults(t, c.Table("account", Table{Name: "account_ref"}), "the CQRS ID is registered already: take one of the two calls out", `table account_ref follows "account" already`)
 	requireFaults(t, c.Table("a b", Table{Key: "cqrs_revision", MaxRetries: -3, RetryDelay: -1, Columns: map[string]string{
 		"x": "one", "y": "one", "z": "", "cqrs_updated": "when",
 	}}), "CQRS ID \"a b\" contains white space", "Name is empty", "MaxRetries is -3; zero means 30, and there are NoRetries and RetryForever", "RetryDelay is -1ns",

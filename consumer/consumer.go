@@ -198,7 +198,7 @@ func (c *Consumer) register(call string, e *entity, faults []error) error {
 	}
 	for _, other := range c.entities {
 		if other.id == e.id {
-			faults = append(faults, fmt.Errorf("consumer: %s %q: the CQRS ID is registered already", call, e.id))
+			faults = append(faults, fmt.Errorf("consumer: %s %q: the CQRS ID is registered already: take one of the two calls out", call, e.id))
 		}
 	}
 	if slices.Contains(c.cfg.Ignore, e.id) {

@@ -194,7 +194,7 @@ func newFailuresGiveUp(svc *service) *cobra.Command {
 		Use:   "give-up",
 		Short: "Move them to the dead letters now, so that their keys go on",
 		Long: `Move them to the dead letters, in the table outbox_dead, as the relay does by itself
-after --max-attempts. Their keys go on within a minute. Nothing is lost:
+after --max-attempts. Their keys go on within seconds. Nothing is lost:
 ` + "`relay dead-letters retry --outbox`" + ` puts them back, behind what is there then.`,
 		Example: `  relay failures give-up --id 1234
   relay failures give-up --reason "no queue" --json`,
@@ -206,7 +206,7 @@ func newFailuresPurge(svc *service) *cobra.Command {
 	f, cmd := failuresCommand(svc, &cobra.Command{
 		Use:   "purge",
 		Short: "Delete them from the outbox for good: replicas never get these events",
-		Long: `Delete them from the outbox for good, so that their keys go on within a minute. The
+		Long: `Delete them from the outbox for good, so that their keys go on within seconds. The
 events are lost: the rows in the master stay as they are, but replicas do not hear of
 these changes before the keys' next events. To send the rows as they are then, use
 ` + "`relay sync`" + `; a row whose DELETE was purged stays in the replicas until

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"math"
 	"slices"
 	"sync"
@@ -140,6 +141,25 @@ func (l *ledger) hasten(u unit, id int64, now time.Time) bool {
 	}
 	w.retryAt, w.attempts = now, 1 // it stays alone until it has gone through
 	return true
+}
+
+// hastenFreed makes those keys due now whose refused message is none of the failing
+// ones, in id order: it was given up or purged, and what is behind it need not wait for
+// its time. One that was refused just now, and is not noted yet, is tried once more.
+// It reports whether there are any.
+func (l *ledger) hastenFreed(failing []failingRow, now time.Time) (freed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, w := range l.blocked {
+		if w.busy || w.attempts == 0 || !w.retryAt.After(now) {
+			continue
+		}
+		_, fails := slices.BinarySearchFunc(failing, w.ids[0], func(f failingRow, id int64) int { return cmp.Compare(f.id, id) })
+		if !fails {
+			w.retryAt, freed = now, true
+		}
+	}
+	return freed
 }
 
 // read notes that rows up to position have been read.

@@ -96,10 +96,11 @@ func (s *session) next(ctx context.Context) (rows []row, found int, err error) {
 }
 
 // heedEvery is how often a relay with blocked keys looks whether it was asked to
-// try them now.
+// try them now, or to go on without what they wait for.
 const heedEvery = 2 * time.Second
 
-// heed takes up what [Admin.RetryFailures] asked for.
+// heed takes up what [Admin.RetryFailures] asked for, and what others of Admin's
+// methods have taken away.
 func (s *session) heed(ctx context.Context, now time.Time) error {
 	if now.Sub(s.heededAt) < heedEvery || !s.ledger.blocks() {
 		return nil
@@ -110,6 +111,9 @@ func (s *session) heed(ctx context.Context, now time.Time) error {
 		if f.attempts == 0 && f.wait == 0 && s.ledger.hasten(f.unit, f.id, now) {
 			s.keysDue = now
 		}
+	}
+	if err == nil && s.ledger.hastenFreed(failing, now) {
+		s.keysDue = now
 	}
 	return err
 }

@@ -45,3 +45,40 @@ func TestKeyGoesOnWithoutWhatWasTakenAway(t *testing.T) {
 		}
 	})
 }
+
+// A message that is given up while it is on its way leaves no failure behind, although
+// the broker refuses it then.
+func TestGiveUpWhatIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		m.put(t, "a1")
+		admin := m.admin(t)
+		id := make(chan int64, 1)
+		pub := &recorder{fate: func(string) error {
+			select {
+			case id := <-id:
+				if n, err := admin.GiveUpFailures(t.Context(), id); err != nil || n != 1 {
+					t.Errorf("gave %d up, %v; want 1", n, err)
+				}
+			default:
+			}
+			return refusal{}
+		}}
+		r, stop := m.start(t, pub, relay.Config{})
+		eventually(t, "it is failing", func() bool {
+			failing, err := admin.Failures(t.Context(), 0, 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(failing) == 1 {
+				id <- failing[0].ID
+			}
+			return len(failing) == 1
+		})
+		eventually(t, "the key is free", func() bool { return len(m.pendingKeys(t)) == 0 && r.Stats().Blocked == 0 })
+		stop()
+		if failures, dead := m.count(t, "outbox_failures"), m.count(t, "outbox_dead"); failures != 0 || dead != 1 {
+			t.Errorf("%d failures and %d dead letters are left, want the letter alone", failures, dead)
+		}
+	})
+}

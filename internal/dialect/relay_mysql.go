@@ -56,7 +56,7 @@ SELECT id, topic, ` + "`key`" + `, payload, metadata, created_at, ?2, ?3 FROM ou
 
 	Fail: `
 INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
-VALUES (?1, ?2, ?3, UTC_TIMESTAMP(6) + INTERVAL ?4 * 1000 MICROSECOND)
+SELECT id, ?2, ?3, UTC_TIMESTAMP(6) + INTERVAL ?4 * 1000 MICROSECOND FROM outbox WHERE id = ?1
 ON DUPLICATE KEY UPDATE attempts = VALUES(attempts), last_error = VALUES(last_error), retry_at = VALUES(retry_at)`,
 
 	Mend: `DELETE f FROM ` + mysqlIDs + ` STRAIGHT_JOIN outbox_failures f FORCE INDEX (PRIMARY) ON f.outbox_id = j.id`,

@@ -49,7 +49,8 @@ SET topic = EXCLUDED.topic, key = EXCLUDED.key, payload = EXCLUDED.payload, meta
 
 	Fail: `
 INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
-VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 millisecond')
+SELECT id, $2::int, $3::text, clock_timestamp() + $4::bigint * interval '1 millisecond'
+FROM outbox WHERE id = $1 -- one that was given up or purged on its way fails no more
 ON CONFLICT (outbox_id) DO UPDATE
 SET attempts = EXCLUDED.attempts, last_error = EXCLUDED.last_error, retry_at = EXCLUDED.retry_at`,
 

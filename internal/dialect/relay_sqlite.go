@@ -41,7 +41,8 @@ SELECT id, topic, key, payload, metadata, created_at, ?2, ?3 FROM outbox WHERE i
 
 	Fail: `
 INSERT INTO outbox_failures (outbox_id, attempts, last_error, retry_at)
-VALUES (?1, ?2, ?3, strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?4 / 1000.0) || ' seconds'))
+SELECT id, ?2, ?3, strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?4 / 1000.0) || ' seconds')
+FROM outbox WHERE id = ?1
 ON CONFLICT (outbox_id) DO UPDATE
 SET attempts = excluded.attempts, last_error = excluded.last_error, retry_at = excluded.retry_at`,
 

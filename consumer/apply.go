@@ -35,6 +35,7 @@ type result struct {
 	tally
 	failures []failure
 	isolated bool // it had to be taken apart
+	stored   overtaking
 }
 
 // failure is a message that does not fit; err is a *DataError.

@@ -81,7 +81,7 @@ func (d *dispatcher) add(in *incoming) {
 	}
 	d.count++
 	d.bytes += len(in.msg.Payload)
-	key := foldKey{in.to.entity, in.key}
+	key := in.foldKey()
 	l := d.lanes[key]
 	if l == nil {
 		l = &lane{key: key}

@@ -31,6 +31,8 @@ type step struct {
 	seen []int64
 	// superseded counts the messages that need not be written.
 	superseded int
+	// stored: what it writes is stored now, or was already.
+	stored bool
 }
 
 func newStep(in *incoming) *step {
@@ -55,6 +57,8 @@ type foldKey struct {
 	key string
 }
 
+func (in *incoming) foldKey() foldKey { return foldKey{in.to.entity, in.key} }
+
 // fold turns a batch, in its order, into rounds of steps. No key stands twice in
 // a round, a key's steps keep the order of its messages, and nothing joins a
 // round that has a successor: what foreign keys tie together stays in order.
@@ -66,7 +70,7 @@ func fold(batch []*incoming) [][]*step {
 	rounds := [][]*step{make([]*step, 0, len(batch))}
 	lasts := make(map[foldKey]*last, len(batch))
 	for _, in := range batch {
-		key := foldKey{in.to.entity, in.key}
+		key := in.foldKey()
 		l := lasts[key]
 		switch {
 		case l == nil:

@@ -25,6 +25,7 @@ type incoming struct {
 	values [][]byte
 	// absent lists the columns without a member, two bytes a column: "" is none.
 	absent string
+	place  int // in a batch that is taken apart, see [watch]
 	// failed: it did not fit.
 	failed bool
 	span   trace.Span // nil: the message is not traced

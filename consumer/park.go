@@ -94,7 +94,7 @@ func (p *parking) wake(applied []*incoming) []*incoming {
 		if in.failed || in.signal == event.Delete {
 			continue
 		}
-		for _, entry := range p.waiting[foldKey{in.to.entity, in.key}] {
+		for _, entry := range p.waiting[in.foldKey()] {
 			entry.woken = true
 		}
 	}

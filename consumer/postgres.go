@@ -24,7 +24,7 @@ func (p *postgres) apply(ctx context.Context, batch []*incoming, plan any) (resu
 	if err := p.trim(); err != nil {
 		return result{}, fmt.Errorf("consumer: close statements: %w", err)
 	}
-	iso := &isolation{postgres: p}
+	iso := &isolation{postgres: p, batch: batch}
 	rest, err := iso.suspect(ctx, batch)
 	if err != nil {
 		return result{}, err
@@ -36,7 +36,7 @@ func (p *postgres) apply(ctx context.Context, batch []*incoming, plan any) (resu
 	t, err := p.runOnce(ctx, pr)
 	switch {
 	case err == nil:
-		iso.add(t)
+		iso.done(pr, t)
 	case isData(err):
 		if err := iso.isolate(ctx, rest, err); err != nil {
 			return result{}, err
@@ -44,7 +44,9 @@ func (p *postgres) apply(ctx context.Context, batch []*incoming, plan any) (resu
 	default:
 		return result{}, err
 	}
-	return iso.result, iso.acquitAll(ctx)
+	err = iso.acquitAll(ctx)
+	iso.settled()
+	return iso.result, err
 }
 
 func (p *postgres) close() error {
@@ -127,6 +129,9 @@ func (p *postgres) follow(ctx context.Context, tx *sql.Tx, c *call, t *tally) er
 	if err != nil {
 		return err
 	}
+	for _, s := range c.steps {
+		s.stored = true
+	}
 	t.applied += len(c.steps) - len(rest.steps)
 	t.superseded += c.superseded() - rest.superseded()
 	if len(rest.steps) == 0 {
@@ -160,6 +165,9 @@ func (c *call) superseded() int {
 func (c *call) readSave(rows *sql.Rows, t *tally) error {
 	t.applied += len(c.steps)
 	t.superseded += c.superseded()
+	for _, s := range c.steps {
+		s.stored = true
+	}
 	for rows.Next() {
 		var n int
 		var held sql.NullInt64
@@ -175,6 +183,8 @@ func (c *call) readSave(rows *sql.Rows, t *tally) error {
 
 // count counts a save's step by what was stored.
 func (s *step) count(t *tally, held sql.NullInt64, revives sql.NullBool) {
+	before := t.stale
+	defer func() { s.stored = t.stale == before }()
 	switch {
 	case !held.Valid: // a tombstone
 		if revives.Bool {
@@ -213,6 +223,7 @@ func (c *call) readDelete(rows *sql.Rows, t *tally) error {
 		have.Revision, have.Updated = held.Int64, updated.Time
 		s := c.steps[n-1]
 		v, _ := decide(have, change{signal: event.Delete, Version: s.version})
+		s.stored = v.outcome != stale
 		t.count(v)
 	}
 	return nil

@@ -54,7 +54,8 @@ func (iso *isolation) rounds(ctx context.Context, tx *sql.Tx, batch []*incoming)
 			}
 		}
 		iso.failures = append(iso.failures[:failed], final...)
-		batch = turned(batch, func(in *incoming) *incoming { return in })
+		batch = withoutOvertaken(&iso.result, batch, itself)
+		batch = turned(batch, itself)
 	}
 	return nil
 }
@@ -87,9 +88,10 @@ func (p *postgres) prepareParts(ctx context.Context, batch []*incoming) error {
 // try applies a part of the batch, or halves it.
 func (iso *isolation) try(ctx context.Context, tx *sql.Tx, part []*incoming) error {
 	err := attempt(ctx, tx, func() error {
-		t, err := iso.run(ctx, tx, newProgram(part))
+		pr := newProgram(part)
+		t, err := iso.run(ctx, tx, pr)
 		if err == nil {
-			iso.add(t)
+			iso.done(pr, t)
 		}
 		return err
 	})

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -21,7 +22,30 @@ import (
 type isolation struct {
 	*postgres
 	result
+	batch       []*incoming
 	accusations []accusation
+}
+
+// takeApart begins the isolation, once.
+func (iso *isolation) takeApart() {
+	if !iso.isolated {
+		iso.isolated, iso.stored = true, watch(iso.batch, itself)
+	}
+}
+
+// done counts a program that stands, and notes what it has stored.
+func (iso *isolation) done(pr *program, t tally) {
+	iso.add(t)
+	if len(iso.stored) == 0 {
+		return
+	}
+	for _, c := range pr.calls {
+		for _, s := range c.steps {
+			if s.stored {
+				iso.stored.note(s.in)
+			}
+		}
+	}
 }
 
 // maxAccusations is how often the rest of a batch is tried again as a whole.
@@ -65,7 +89,7 @@ func (iso *isolation) suspect(ctx context.Context, batch []*incoming) ([]*incomi
 
 // charge takes the guilty out of a batch.
 func (iso *isolation) charge(batch, guilty []*incoming, err error) []*incoming {
-	iso.isolated = true
+	iso.takeApart()
 	iso.accusations = append(iso.accusations, accusation{guilty, err})
 	return without(batch, guilty)
 }
@@ -73,7 +97,7 @@ func (iso *isolation) charge(batch, guilty []*incoming, err error) []*incoming {
 // isolate applies a batch that failed as a whole, with the error it failed with,
 // but for the messages that it accuses.
 func (iso *isolation) isolate(ctx context.Context, rest []*incoming, failure error) error {
-	iso.isolated = true
+	iso.takeApart()
 	if inOrder(rest) { // without the accused a deleted row might not be made anew before others refer to it
 		return iso.halve(ctx, rest)
 	}
@@ -87,9 +111,10 @@ func (iso *isolation) isolate(ctx context.Context, rest []*incoming, failure err
 			break
 		}
 		var t tally
-		t, failure = iso.runOnce(ctx, newProgram(rest))
+		pr := newProgram(rest)
+		t, failure = iso.runOnce(ctx, pr)
 		if failure == nil {
-			iso.add(t)
+			iso.done(pr, t)
 			return nil
 		}
 		if !isData(failure) {
@@ -159,6 +184,7 @@ func (iso *isolation) acquitAll(ctx context.Context) error {
 		before := iso.applied
 		var left []accusation
 		for _, a := range iso.accusations {
+			a.of = withoutOvertaken(&iso.result, a.of, itself)
 			guilty, err := iso.acquit(ctx, a, round == 1)
 			if err != nil {
 				return err
@@ -205,13 +231,14 @@ func (iso *isolation) condemn() {
 	iso.accusations = nil
 }
 
-// tryAccused tries the accused that are left.
+// tryAccused tries the accused that are left, as they came.
 func (iso *isolation) tryAccused(ctx context.Context) error {
 	var all []*incoming
 	for _, a := range iso.accusations {
 		all = append(all, a.of...)
 	}
 	iso.accusations = nil
+	slices.SortFunc(all, func(a, b *incoming) int { return cmp.Compare(a.place, b.place) })
 	return iso.halve(ctx, all)
 }
 

@@ -211,7 +211,7 @@ func (r *runner) one(ctx context.Context, msg *message.Message) (*incoming, Outc
 }
 
 func (r *runner) oneHandled(ctx context.Context, in *incoming) (*incoming, Outcome, error) {
-	unlock, ok := r.alone.keys.lock(ctx, foldKey{in.to.entity, in.key})
+	unlock, ok := r.alone.keys.lock(ctx, in.foldKey())
 	if !ok {
 		return in, Outcome{}, r.interrupted(ctx, in)
 	}

@@ -47,7 +47,7 @@ func (s *sqlite) together(ctx context.Context, all []*bound) (r result, err erro
 // speak up at the commit, and for what rolls a transaction back. Those of a table
 // come before those of the next, unless rows are made anew.
 func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
-	all := result{isolated: true}
+	all := result{isolated: true, stored: watch(batch, (*bound).message)}
 	parts := [][]*bound{batch}
 	if len(lateDeletions(batch)) == 0 {
 		parts = tables(batch)
@@ -60,6 +60,9 @@ func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
 			case err == nil:
 				all.add(r.tally)
 				all.failures = append(all.failures, r.failures...)
+				if r.stale == 0 && len(r.failures) == 0 {
+					all.stored.note(b.in)
+				}
 			case refused:
 				all.fail(b.in, b.in.fault(nil, nil, cause))
 			default:
@@ -67,6 +70,7 @@ func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
 			}
 		}
 	}
+	all.settled()
 	return all, nil
 }
 

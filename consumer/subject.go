@@ -61,6 +61,19 @@ func (k *subject) decide() {
 	}
 }
 
+// stored tells which of the messages were stored, or were already.
+func (k *subject) stored(note func(in *incoming)) {
+	have := k.have
+	for _, b := range k.messages {
+		v, then := decide(have, b.in.change)
+		if v.outcome == stale || v.outcome == applied && then.presence == row && b.unfit != nil {
+			continue
+		}
+		note(b.in)
+		have = then
+	}
+}
+
 // change notes an applied message. The one before it need not be written.
 func (k *subject) change(b *bound, then state) {
 	if k.changed {

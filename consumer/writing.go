@@ -66,11 +66,13 @@ func (w *writing) singly(ctx context.Context) error {
 				return err
 			}
 		}
+		failed = withoutOvertaken(&w.result, failed, func(f failure) *incoming { return f.in })
+		left = slices.DeleteFunc(left, func(b *bound) bool { return w.stored.overtaken(b.in) })
 		if len(left) == 0 || w.applied == before || round == maxRounds {
 			w.failures = append(w.failures, failed...)
 			return nil
 		}
-		w.again = turned(left, func(b *bound) *incoming { return b.in })
+		w.again = turned(left, (*bound).message)
 	}
 }
 
@@ -237,6 +239,9 @@ func (w *writing) settleAll(keys []*subject) {
 // settle counts what is done.
 func (w *writing) settle(k *subject) {
 	w.add(k.tally)
+	if len(w.stored) > 0 {
+		k.stored(w.stored.note)
+	}
 	w.failures = append(w.failures, k.failures...)
 	w.isolated = w.isolated || len(k.failures) > 0
 }

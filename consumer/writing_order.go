@@ -91,7 +91,7 @@ func (r *replica) dependsOn(other *replica, seen map[*replica]bool) bool {
 func inOrder(batch []*incoming) bool {
 	deleted := make(map[foldKey]bool)
 	for _, in := range batch {
-		key := foldKey{in.to.entity, in.key}
+		key := in.foldKey()
 		if in.signal == event.Delete {
 			if in.to.sweeps {
 				return true
@@ -112,7 +112,7 @@ func turned[T any](failed []T, incoming func(T) *incoming) []T {
 	keys := make(map[foldKey]bool, len(failed))
 	for _, one := range failed {
 		in := incoming(one)
-		key := foldKey{in.to.entity, in.key}
+		key := in.foldKey()
 		if keys[key] || in.signal == event.Delete {
 			return failed
 		}

@@ -1,0 +1,65 @@
+package consumer
+
+import "slices"
+
+// overtaking knows which messages of a batch that is taken apart are stored by now, of
+// the keys of SYNCs that overwrite a row of any revision. Such a SYNC is tried in its
+// turn. When it has failed and a later message of its key is stored, it is stale: tried
+// again, now or as a copy, it would write an older state over a newer one.
+type overtaking map[foldKey][]*incoming
+
+// watch prepares for a batch in its order of arrival. Most have no such SYNC, and
+// nothing is noted.
+func watch[T any](batch []T, incoming func(T) *incoming) overtaking {
+	var o overtaking
+	for i, one := range batch {
+		in := incoming(one)
+		in.place = i
+		if in.always() {
+			if o == nil {
+				o = make(overtaking)
+			}
+			o[in.foldKey()] = nil
+		}
+	}
+	return o
+}
+
+// note takes note of a message that is stored: it was applied, or is a duplicate.
+func (o overtaking) note(in *incoming) {
+	if noted, watched := o[in.foldKey()]; watched {
+		o[in.foldKey()] = append(noted, in)
+	}
+}
+
+// overtaken reports whether a message that is stored came after this SYNC and would
+// have been stored over it. One that is stale beside it has not made it needless.
+func (o overtaking) overtaken(in *incoming) bool {
+	return in.always() && slices.ContainsFunc(o[in.foldKey()], func(later *incoming) bool {
+		v, _ := decide(state{row, in.Version}, later.change)
+		return later.place > in.place && v.outcome == applied
+	})
+}
+
+// withoutOvertaken returns the messages that are not overtaken, and counts the others.
+func withoutOvertaken[T any](r *result, all []T, incoming func(T) *incoming) []T {
+	if len(r.stored) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(one T) bool {
+		overtaken := r.stored.overtaken(incoming(one))
+		if overtaken {
+			r.stale++
+		}
+		return overtaken
+	})
+}
+
+func itself(in *incoming) *incoming { return in }
+
+func (b *bound) message() *incoming { return b.in }
+
+// settled ends a batch: what is overtaken has not failed.
+func (r *result) settled() {
+	r.failures = withoutOvertaken(r, r.failures, func(f failure) *incoming { return f.in })
+}

@@ -81,6 +81,8 @@ See it work, with no server:   relay demo`,
 	root.SetFlagErrorFunc(flagMisuse)
 	root.AddCommand(newRun(svc), newConsume(svc), newMigrate(), newDemo(), newVersion(),
 		newSync(svc), newDump(svc), newLoad(svc), newDiff(svc), newDeleted(svc), newDeadLetters(svc), newFailures(svc), newStatus(svc), newDoctor(svc), newTrace(svc))
+	makeCompletable(svc, root)
+	root.SetUsageFunc(showUsage)
 	return root
 }
 

@@ -25,7 +25,7 @@ func newDump(svc *service) *cobra.Command {
 	c := dumpCommand{tool: tool{settings: settings{service: svc}}}
 	cmd := &cobra.Command{
 		Use:   "dump",
-		Short: "Write an entity's rows to a file that `load` and django-cqrs read",
+		Short: "Write an entity's rows to a file that load and django-cqrs read",
 		Long: `Write an entity's rows to a file that ` + "`relay load`" + ` and django-cqrs's
 cqrs_bulk_load read: the CQRS ID, then a row on each line. A name that ends in .gz
 is compressed. An existing file is not overwritten without --force, and a file

@@ -64,17 +64,22 @@ func (f *configFile) declared() []outbox.Entity { return slices.Clone(f.code.ent
 // replicasOfCode tells which CQRS IDs the code follows, by tables or handlers, if the
 // file follows any, too.
 func (f *configFile) replicasOfCode() (follows func(id string) bool) {
-	nothing := func(string) bool { return false }
 	if f.code.replicas == nil || len(f.Replicas) == 0 {
-		return nothing
+		return func(string) bool { return false }
 	}
+	c, err := f.code.declareAlone()
+	return func(id string) bool { return err == nil && c.Resume(id) == nil } // which knows all that is registered
+}
+
+// declareAlone declares the code's replicas to a consumer that is never run. What is
+// wrong with them is told where they are used.
+func (s *service) declareAlone() (*consumer.Consumer, error) {
 	cfg := consumer.Config{Queue: "unnamed", Dialect: consumer.Postgres, TombstoneRetention: anyRetention}
 	c, err := consumer.New(new(sql.DB), noBroker{}, cfg)
-	if err != nil {
-		return nothing
+	if err == nil && s.replicas != nil {
+		_ = s.replicas(c)
 	}
-	_ = f.code.replicas(c)                                     // its faults are told where it counts
-	return func(id string) bool { return c.Resume(id) == nil } // which knows all that is registered
+	return c, err
 }
 
 // withConfig adds the configuration file to the flags that must have a value,

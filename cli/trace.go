@@ -45,6 +45,12 @@ each writer, and is read through: some two seconds for a million pending events.
 			return c.run(cmd, args[0], args[1])
 		},
 	}
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return svc.completeEntity(cmd, args, typed)
+	}
 	c.databaseFlag(cmd)
 	c.brokerFlag(cmd)
 	c.configFlag(cmd)

@@ -45,7 +45,7 @@ type TrackError struct {
 }
 
 func (e *TrackError) Error() string {
-	return fmt.Sprintf("outbox: %s/%s was changed without being tracked: call Tx.Track with its key before the change", e.Entity, firstOf(e.Keys))
+	return fmt.Sprintf("outbox: %s/%s was changed without being tracked: call Tx.Track with its key before the change (if it was called, another transaction has made the row since: run this one again)", e.Entity, firstOf(e.Keys))
 }
 
 // PayloadError reports an event that is larger than Config.MaxPayload.

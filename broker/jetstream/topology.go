@@ -43,7 +43,7 @@ func (b *Broker) Bind(ctx context.Context, queue string, topics ...string) error
 // declare makes everything that the Broker relies on, at the start of a session.
 func (b *Broker) declare(ctx context.Context, s *session) error {
 	var err error
-	if s.stream, err = b.declareStream(ctx, s.js); err != nil {
+	if s.stream, err = b.declareStream(ctx, s); err != nil {
 		return err
 	}
 	if err := b.declareKeeper(ctx, s); err != nil {
@@ -66,12 +66,15 @@ func (b *Broker) declare(ctx context.Context, s *session) error {
 	return nil
 }
 
-func (b *Broker) declareStream(ctx context.Context, js jetstream.JetStream) (jetstream.Stream, error) {
-	stream, err := js.Stream(ctx, b.cfg.Stream)
+func (b *Broker) declareStream(ctx context.Context, s *session) (jetstream.Stream, error) {
+	stream, err := s.js.Stream(ctx, b.cfg.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = js.CreateStream(ctx, b.streamConfig())
+		if err := checkVersion(s.nc.ConnectedServerVersion()); err != nil {
+			return nil, fmt.Errorf("jetstream: server %s: %w", s.nc.ConnectedAddr(), err)
+		}
+		stream, err = s.js.CreateStream(ctx, b.streamConfig())
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			stream, err = js.Stream(ctx, b.cfg.Stream) // another process was faster
+			stream, err = s.js.Stream(ctx, b.cfg.Stream) // another process was faster
 		}
 	}
 	if errors.Is(err, nats.ErrNoResponders) {
@@ -84,6 +87,16 @@ func (b *Broker) declareStream(ctx context.Context, js jetstream.JetStream) (jet
 		return nil, err
 	}
 	return stream, nil
+}
+
+// checkVersion refuses a server that would make a stream without what it does not know,
+// and leave it behind. A version in another form is left to the stream to show.
+func checkVersion(version string) error {
+	var major, minor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 || major > 2 || major == 2 && minor >= 12 {
+		return nil
+	}
+	return fmt.Errorf("it is nats-server %s, and message schedules need 2.12 or later", version)
 }
 
 func (b *Broker) streamConfig() jetstream.StreamConfig {

@@ -163,7 +163,7 @@ func (p parameters) read(u *url.URL) error {
 			known := strings.Join(slices.Sorted(maps.Keys(p)), ", ")
 			errs = append(errs, fmt.Errorf("jetstream: url: unknown parameter %q; known are %s", key, known))
 		} else if err := set(values[0]); err != nil {
-			errs = append(errs, fmt.Errorf("jetstream: url: %s is %q: %w", key, values[0], err))
+			errs = append(errs, fmt.Errorf("jetstream: url: parameter %s is %q: %w", key, values[0], err))
 		}
 	}
 	return errors.Join(errs...)

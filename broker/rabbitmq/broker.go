@@ -51,7 +51,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	dials, address, cfg, err := parseURLs(url, cfg)
 	cfg = cfg.withDefaults()
 	if err := errors.Join(err, cfg.validate()); err != nil {
-		return nil, fmt.Errorf("rabbitmq: open %s: %w", address, &configError{err})
+		return nil, &configError{err}
 	}
 	b := newBroker(cfg, func(purpose string) *link {
 		return newLink(&dialer{

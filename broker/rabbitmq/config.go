@@ -94,7 +94,9 @@ func (c Config) withDefaults() Config {
 
 func (c Config) validate() error {
 	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("rabbitmq: config: "+format, args...))
+	}
 	if len(c.Exchange) > maxExchange {
 		fault("Exchange has %d bytes, at most %d are possible", len(c.Exchange), maxExchange)
 	}
@@ -138,7 +140,7 @@ var ErrURL = errors.New("the URL or the configuration is wrong")
 func parseURLs(raw string, cfg Config) (dials []string, address string, _ Config, _ error) {
 	scheme, rest, whole := strings.Cut(raw, "://")
 	if !whole { // what follows might take a password for a host or a path
-		return nil, "", cfg, errors.New("the URL cannot be read; want amqp://user:password@host:5672/vhost")
+		return nil, "", cfg, errors.New("rabbitmq: url: cannot be read; want amqp://user:password@host:5672/vhost")
 	}
 	authority, tail := rest, ""
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
@@ -166,23 +168,23 @@ func parseURL(raw string, cfg Config) (dial, address string, _ Config, _ error) 
 	if cut := i >= 0 && strings.Contains(rest[i:], "@"); err != nil || cut {
 		// url.Parse quotes what it could not read, and takes what stands before a bare
 		// / ? or # for the host: either may be a part of the password.
-		return "", "", cfg, errors.New("the URL cannot be read; " +
+		return "", "", cfg, errors.New("rabbitmq: url: cannot be read; " +
 			"reserved characters in the user name and the password must be percent-encoded")
 	}
 	address = (&url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host, Path: u.Path}).Redacted()
 	if u.Scheme != "amqp" && u.Scheme != "amqps" {
-		return "", address, cfg, fmt.Errorf("the URL's scheme is %q, not amqp or amqps", u.Scheme)
+		return "", address, cfg, fmt.Errorf("rabbitmq: url: the scheme is %q, not amqp or amqps", u.Scheme)
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return "", address, cfg, fmt.Errorf("the URL's query: %w", err)
+		return "", address, cfg, errors.New("rabbitmq: url: the query is malformed")
 	}
 	if err := errors.Join(cfg.read(query), cfg.checkTLS(u, query)); err != nil {
 		return "", address, cfg, err
 	}
 	u.RawQuery = query.Encode()
 	if _, err := amqp.ParseURI(u.String()); err != nil {
-		return "", address, cfg, fmt.Errorf("the URL: %w", err)
+		return "", address, cfg, fmt.Errorf("rabbitmq: url: %w", err)
 	}
 	return u.String(), address, cfg, nil
 }
@@ -223,14 +225,14 @@ func (c *Config) read(query url.Values) error {
 			unknown = append(unknown, name)
 		}
 		if err != nil {
-			faults = append(faults, fmt.Errorf("URL parameter %s: %w", name, err))
+			faults = append(faults, fmt.Errorf("rabbitmq: url: parameter %s: %w", name, err))
 		}
 		delete(query, name)
 	}
 	if len(unknown) > 0 {
 		slices.Sort(unknown)
 		known := slices.Sorted(slices.Values(slices.Concat(ownParameters, serverParameters)))
-		faults = append(faults, fmt.Errorf("unknown URL parameters: %s; known are %s", strings.Join(unknown, ", "), strings.Join(known, ", ")))
+		faults = append(faults, fmt.Errorf("rabbitmq: url: unknown parameters: %s; known are %s", strings.Join(unknown, ", "), strings.Join(known, ", ")))
 	}
 	return errors.Join(faults...)
 }

@@ -85,7 +85,12 @@ func TestFaultsOfConfigAndURL(t *testing.T) {
 			t.Errorf("%s: want an error", url)
 			continue
 		}
-		for _, text := range append(want, "rabbitmq: open") {
+		for line := range strings.Lines(err.Error()) {
+			if !strings.HasPrefix(line, "rabbitmq: url: ") && !strings.HasPrefix(line, "rabbitmq: config: ") {
+				t.Errorf("%s: have fault %q, want it to begin with whose it is", url, line)
+			}
+		}
+		for _, text := range want {
 			if !strings.Contains(err.Error(), text) {
 				t.Errorf("%s: have error %q, want one with %q", url, err, text)
 			}
@@ -98,7 +103,7 @@ func TestFaultsOfConfigAndURL(t *testing.T) {
 		Exchange: strings.Repeat("x", 201), Prefetch: -1, Window: -1, ConfirmTimeout: -1, DialTimeout: -1, Heartbeat: time.Millisecond,
 	})
 	for _, field := range []string{"Exchange", "Prefetch", "Window", "ConfirmTimeout", "DialTimeout", "Heartbeat"} {
-		if err == nil || !strings.Contains(err.Error(), field) {
+		if err == nil || !strings.Contains(err.Error(), "rabbitmq: config: "+field) {
 			t.Errorf("have error %v, want one that names %s", err, field)
 		}
 	}

@@ -28,23 +28,25 @@ const (
 // checkTLS finds what amqp091 would pass over in silence, or tell only of a connection that fails.
 func (c Config) checkTLS(u *url.URL, query url.Values) error {
 	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("rabbitmq: url: "+format, args...))
+	}
 	for _, name := range []string{paramCA, paramCert, paramKey, paramServerName} {
 		switch {
 		case !query.Has(name):
 		case u.Scheme != "amqps":
-			fault("URL parameter %s: the connection is not encrypted; write amqps:// for one that is", name)
+			fault("parameter %s: the connection is not encrypted; write amqps:// for one that is", name)
 		case c.TLS != nil:
-			fault("URL parameter %s: Config.TLS is there, too, and says all about TLS; drop one of them", name)
+			fault("parameter %s: Config.TLS is there, too, and says all about TLS; drop one of them", name)
 		}
 	}
 	cert, key := query.Get(paramCert), query.Get(paramKey)
 	switch {
 	case (cert == "") != (key == ""):
-		fault("URL parameters %s and %s: a client's certificate needs both", paramCert, paramKey)
+		fault("parameters %s and %s: a client's certificate needs both", paramCert, paramKey)
 	case cert != "":
 		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
-			fault("URL parameters %s and %s: %w", paramCert, paramKey, err)
+			fault("parameters %s and %s: %w", paramCert, paramKey, err)
 		}
 	}
 	if ca := query.Get(paramCA); ca != "" {
@@ -53,7 +55,7 @@ func (c Config) checkTLS(u *url.URL, query url.Values) error {
 			err = fmt.Errorf("%s holds no certificate in PEM form", ca)
 		}
 		if err != nil {
-			fault("URL parameter %s: %w", paramCA, err)
+			fault("parameter %s: %w", paramCA, err)
 		}
 	}
 	return errors.Join(faults...)

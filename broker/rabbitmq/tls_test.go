@@ -156,7 +156,7 @@ func TestFaultsOfTLS(t *testing.T) {
 		"amqps://u:secret@h/?keyfile=" + good + "&certfile=" + good: {"certfile", "keyfile"},
 	} {
 		_, err := Open(t.Context(), params, Config{})
-		for _, text := range append(want, "rabbitmq: open") {
+		for _, text := range append(want, "rabbitmq: url: parameter") {
 			if err == nil || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: have error %v, want one with %q and no password", params, err, text)
 			}

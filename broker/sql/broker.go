@@ -67,7 +67,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	}
 	connector, err := pq.NewConnector(dsn)
 	if err != nil {
-		return nil, &configError{fmt.Errorf("sql: %s: a parameter of the URL cannot be used; see lib/pq's documentation", address)}
+		return nil, &configError{fmt.Errorf("sql: url: a parameter cannot be used with %s; see lib/pq's documentation", address)}
 	}
 	connector.Dialer(dialer{cfg.ConfirmTimeout + time.Second})
 	b := &Broker{
@@ -86,7 +86,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 		case errors.Is(err, ErrTables):
 			return nil, err
 		case hasCode(err, undefinedParameter):
-			return nil, &configError{fmt.Errorf("sql: %s: neither this broker nor the server knows a parameter of the URL: %w", address, err)}
+			return nil, &configError{fmt.Errorf("sql: url: neither this broker nor the server at %s knows a parameter: %w", address, err)}
 		}
 		return nil, outage("connect to "+address, err)
 	}

@@ -113,16 +113,16 @@ func parse(raw string, cfg *Config) (dsn, address string, _ error) {
 	_, rest, whole := strings.Cut(raw, "://")
 	end := strings.IndexAny(rest, "/?#")
 	if err != nil || !whole || end >= 0 && strings.Contains(rest[end:], "@") {
-		return "", "", errors.New("sql: the URL cannot be read; want postgres://user:password@host:5432/database; " +
+		return "", "", errors.New("sql: url: cannot be read; want postgres://user:password@host:5432/database; " +
 			"reserved characters in the user name and the password must be percent-encoded")
 	}
 	address = (&url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host, Path: u.Path}).Redacted()
 	if u.Scheme != "postgres" && u.Scheme != "postgresql" {
-		return "", address, fmt.Errorf("sql: the URL's scheme is %.20q, not postgres or postgresql", u.Scheme)
+		return "", address, fmt.Errorf("sql: url: the scheme is %.20q, not postgres or postgresql", u.Scheme)
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return "", address, errors.New("sql: the URL's query is malformed")
+		return "", address, errors.New("sql: url: the query is malformed")
 	}
 	if err := cfg.read(query); err != nil {
 		return "", address, err
@@ -150,7 +150,7 @@ func (c *Config) read(query url.Values) error {
 			continue
 		}
 		if err := set(query.Get(name)); err != nil {
-			faults = append(faults, fmt.Errorf("sql: URL parameter %s is %.40q: %w", name, query.Get(name), err))
+			faults = append(faults, fmt.Errorf("sql: url: parameter %s is %.40q: %w", name, query.Get(name), err))
 		}
 		query.Del(name)
 	}

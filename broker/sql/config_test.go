@@ -44,6 +44,11 @@ func TestOpenRejects(t *testing.T) {
 					t.Errorf("the error lacks %q: %v", want, err)
 				}
 			}
+			for line := range strings.Lines(err.Error()) {
+				if !strings.HasPrefix(line, "sql: url: ") && !strings.HasPrefix(line, "sql: config: ") {
+					t.Errorf("a fault does not begin with whose it is: %s", line)
+				}
+			}
 			if strings.Contains(err.Error(), "s3") {
 				t.Errorf("the error holds the password: %v", err)
 			}

@@ -134,16 +134,22 @@ func (l *letters) selected(ctx context.Context, store letterStore, fn func(lette
 }
 
 func newLettersList(svc *service) *cobra.Command {
-	l, cmd := lettersCommand(svc, "list", "List them: id, time, entity, key, attempts and error", `  relay dead-letters list --queue billing --key 42
+	l, cmd := lettersCommand(svc, "list", "List them: id, time, entity, key, attempts and the first line of the error", `  relay dead-letters list --queue billing --key 42
   relay dead-letters list --outbox --json`,
 		func(l *letters, cmd *cobra.Command, store letterStore) error {
-			return l.selected(cmd.Context(), store, func(d letter) error {
+			none := true
+			err := l.selected(cmd.Context(), store, func(d letter) error {
+				none = false
 				if l.asJSON {
 					return printJSON(cmd, d.shown(false))
 				}
 				_, err := fmt.Fprintln(cmd.OutOrStdout(), d.line)
 				return err
 			})
+			if err == nil && none && !l.quiet {
+				fmt.Fprintln(cmd.ErrOrStderr(), l.none("dead letters"))
+			}
+			return err
 		})
 	l.jsonFlag(cmd)
 	return cmd

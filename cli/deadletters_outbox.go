@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,7 +63,7 @@ func outboxLetter(d relay.DeadLetter) letter {
 	return letter{
 		id: strconv.FormatInt(d.ID, 10), topic: d.Topic, entity: entity, key: d.Key, reason: d.Error, since: d.Died, body: d.Payload,
 		line: fmt.Sprintf("%-8d %s  %s/%s  %s  %s", d.ID, d.Died.UTC().Format(time.DateTime),
-			entity, d.Key, howMany(d.Attempts, "attempt"), strings.ReplaceAll(d.Error, "\n", " ")),
+			entity, d.Key, howMany(d.Attempts, "attempt"), firstLine(d.Error)),
 		shown: func(whole bool) any {
 			died := d.Died.UTC()
 			shown := outboxMessageJSON{

@@ -123,7 +123,7 @@ func readLetter(msg *message.Message) (letter, event.Event, error) {
 	if shown.Reason == "" {
 		d.reason = ""
 	}
-	d.line = strings.TrimRight(fmt.Sprintf("%s %s  %s/%s  %d %s  %s", d.id, when, d.entity, d.key, shown.Retries, plural(shown.Retries, "retry", "retries"), d.reason), " ")
+	d.line = strings.TrimRight(fmt.Sprintf("%s %s  %s/%s  %d %s  %s", d.id, when, d.entity, d.key, shown.Retries, plural(shown.Retries, "retry", "retries"), firstLine(d.reason)), " ")
 	d.shown = func(whole bool) any {
 		if whole {
 			shown.Payload = string(msg.Payload)

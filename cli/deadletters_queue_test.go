@@ -179,6 +179,29 @@ func TestDeadLettersOfAQueue(t *testing.T) {
 	})
 }
 
+// A panic's stack is shown of one letter, and not in the list.
+func TestListShowsNoStack(t *testing.T) {
+	t.Parallel()
+	onBrokers(t, func(t *testing.T, b box) {
+		o := b.do("list")
+		if o.code != 0 || o.out != "" || o.stderr != "no dead letters\n" {
+			t.Errorf("list of none: %v", o)
+		}
+		const stack = " | goroutine 7 [running]: | main.charge(...) | " // as a consumer writes it
+		b.bury(b.letter("1", "retries", "panic: no card"+stack, time.Hour))
+		list := b.do("list")
+		if !strings.HasSuffix(list.out, "  retries: panic: no card …\n") || strings.Count(list.out, "\n") != 1 || list.stderr != "" {
+			t.Errorf("list: %v", list)
+		}
+		id, _, _ := strings.Cut(list.out, " ")
+		for _, o := range []outcome{b.do("show", id), b.do("list", "--json")} {
+			if !strings.Contains(o.out, "main.charge") {
+				t.Errorf("the stack is not shown whole: %v", o)
+			}
+		}
+	})
+}
+
 func TestRetryDeadLettersOfAQueue(t *testing.T) {
 	t.Parallel()
 	onBrokers(t, func(t *testing.T, b box) {

@@ -51,6 +51,13 @@ func TestDeadLettersOfTheOutbox(t *testing.T) {
 	if o := s.onMaster("", "dead-letters", "list", "--outbox", "--key", "b"); !strings.Contains(o.out, "account/b  3 attempts  no route") {
 		t.Errorf("list: %v", o)
 	}
+	if o := s.onMaster("", "dead-letters", "list", "--outbox", "--key", "z"); o.out != "" || o.stderr != "no dead letters are selected\n" {
+		t.Errorf("list of none: %v", o)
+	}
+	s.exec(s.master, `UPDATE outbox_dead SET error = E'no route\n  to it' WHERE id = 2`)
+	if o := s.onMaster("", "dead-letters", "list", "--outbox", "--key", "b"); !strings.HasSuffix(o.out, "no route …\n") || o.stderr != "" {
+		t.Errorf("list of an error of two lines: %v", o)
+	}
 	s.onMaster("", "dead-letters", "dump", "--outbox", "--cqrs-id", "account").wantOut(t, "body 1\nbody 2\n")
 	if o := s.onMaster("", "dead-letters", "show", "--outbox", "2"); !strings.Contains(o.out, `"payload":"body 2"`) || !strings.Contains(o.out, `"metadata":{"n":"2"}`) {
 		t.Errorf("show: %v", o)
@@ -69,8 +76,8 @@ func TestDeadLettersOfTheOutbox(t *testing.T) {
 		t.Errorf("left without --yes: %v, want one", have)
 	}
 	s.onMaster("", "dead-letters", "purge", "--outbox", "--yes", "--json").wantOut(t, `{"letters":1}`+"\n")
-	if have := ids(); len(have) != 0 {
-		t.Errorf("left: %v", have)
+	if o := s.onMaster("", "dead-letters", "list", "--outbox"); o.code != 0 || o.out != "" || o.stderr != "no dead letters\n" {
+		t.Errorf("list of what is left: %v", o)
 	}
 }
 

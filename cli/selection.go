@@ -39,3 +39,11 @@ func (s *selection) selects(d letter) bool {
 		strings.Contains(d.reason, s.reason) &&
 		(s.olderFor == 0 || !d.since.IsZero() && time.Since(d.since) >= s.olderFor)
 }
+
+// none says that there is nothing to list: of these, or at all.
+func (s *selection) none(things string) string {
+	if len(s.ids) > 0 || s.entity+s.key+s.reason != "" || s.olderFor > 0 {
+		return "no " + things + " are selected"
+	}
+	return "no " + things
+}

@@ -126,6 +126,26 @@ func sqliteText(column *dialect.Column, raw []byte) (any, error) {
 	return text, nil
 }
 
+// keepsDigits reports whether a number in the column would have all its digits: SQLite
+// keeps large ones, and those with a fraction, as float64, where two keys may be one.
+func keepsDigits(column *dialect.Column, raw []byte) bool {
+	text, _ := event.Text(raw)
+	if textual(column) || column.Base == "blob" {
+		return true
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if _, whole := strconv.ParseInt(text, 10, 64); err != nil || whole == nil {
+		return true
+	}
+	return significant(strconv.FormatFloat(f, 'e', -1, 64)) == significant(text)
+}
+
+// significant returns a number's digits without the zeros around them.
+func significant(number string) string {
+	mantissa, _, _ := strings.Cut(strings.ToLower(number), "e")
+	return strings.Trim(strings.Replace(strings.TrimLeft(mantissa, "+-"), ".", "", 1), "0")
+}
+
 // textual reports whether a column has text affinity
 // (https://www.sqlite.org/datatype3.html, section 3.1).
 func textual(column *dialect.Column) bool {

@@ -92,7 +92,7 @@ func (r *Reader) All(ctx context.Context) iter.Seq2[Stored, error] {
 			if len(page) < readPage {
 				return
 			}
-			query, args = r.sql.Next, []any{readPage, page[len(page)-1].Key}
+			query, args = r.sql.Next, []any{readPage, r.text(page[len(page)-1].PK)}
 		}
 	}
 }
@@ -139,7 +139,13 @@ func (r *Reader) Key(key json.RawMessage) string {
 
 // text is the text of a key for the database.
 func (r *Reader) text(key json.RawMessage) string {
-	return r.keyText(key, func(_ *dialect.Column, raw []byte) []byte { return raw })
+	return r.keyText(key, func(column *dialect.Column, raw []byte) []byte {
+		text, _ := event.Text(raw)
+		if r.c.dialect != dialect.Postgres && isBool(text) && boolean(column) {
+			return strconv.AppendInt(nil, boolText(text), 10)
+		}
+		return raw
+	})
 }
 
 func (r *Reader) keyText(key json.RawMessage, spell func(column *dialect.Column, raw []byte) []byte) string {
@@ -152,6 +158,11 @@ func (r *Reader) keyText(key json.RawMessage, spell func(column *dialect.Column,
 		values[slot] = spell(r.to.column(slot), values[slot])
 	}
 	return r.to.keyOf(values)
+}
+
+// boolean reports whether a column keeps truth values, as numbers on MySQL and SQLite.
+func boolean(column *dialect.Column) bool {
+	return strings.HasPrefix(column.Base, "bool") || strings.HasPrefix(column.Type, "tinyint(1)")
 }
 
 // oneSpelling returns one text for what databases spell in several ways.
@@ -172,7 +183,7 @@ func oneSpelling(column *dialect.Column, text string) string {
 		if f, err := strconv.ParseFloat(text, 64); err == nil {
 			return strconv.FormatFloat(f, 'g', -1, 64)
 		}
-	case base == "boolean":
+	case boolean(column):
 		if isBool(text) {
 			return strconv.FormatInt(boolText(text), 10)
 		}

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -161,6 +162,10 @@ func (d *decider) bind(in *incoming, place int) *bound {
 		value, err := d.value(column, in.values[slot])
 		if err != nil {
 			b.unkeyed = in.fault(column, in.values[slot], err)
+			return b
+		}
+		if d.dialect == dialect.SQLite && !keepsDigits(column, in.values[slot]) {
+			b.unkeyed = in.fault(column, in.values[slot], errors.New("a key with more digits than SQLite keeps: make the column TEXT"))
 			return b
 		}
 		b.key = append(b.key, value)

@@ -23,8 +23,10 @@ type Entity struct {
 	// table, with different Where or Fields for example. They share its revisions
 	// then, too: what raises them for one is a gap to the other's replicas.
 	Table string
-	// Key is the column that identifies a row: integers, text, UUIDs. Rows in which
-	// it is null are not sent. Default "id".
+	// Key is the column that identifies a row: integers, text, UUIDs. A type whose
+	// values are kept in another form than they are sent in is refused: on SQLite
+	// dates, times, booleans and blobs, on MySQL these and decimals, on PostgreSQL bytea,
+	// json and arrays. Rows in which it is null are not sent. Default "id".
 	Key string
 	// Keys, in place of Key, are the columns that identify a row together. A key is
 	// passed as a [Composite]; on the wire it is one text, the JSON array of the

@@ -238,11 +238,6 @@ func (p *plan) checkMySQL() error {
 	fault := func(c dialect.Column, what string) {
 		faults = append(faults, fmt.Errorf("outbox: entity %s: table %s: column %s %s", p.ID, p.Table, c.Name, what))
 	}
-	for _, c := range p.keys {
-		if what := dialect.MySQLKeyFault(c); what != "" {
-			fault(c, "of the key "+what)
-		}
-	}
 	sent := slices.Concat(p.fields, p.tracked)
 	for i, c := range sent {
 		if dialect.MySQLGeometry(c) && !slices.ContainsFunc(sent[:i], func(o dialect.Column) bool { return o.Name == c.Name }) {

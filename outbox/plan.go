@@ -85,19 +85,34 @@ func (ob *Outbox) newPlan(ctx context.Context, q dialect.Querier, e Entity) (*pl
 		DecimalText: e.Decimals == DecimalString, FiniteOnly: e.NonFinite == NonFiniteError,
 		Correlated: ob.correlationID != nil, MaxPayload: ob.maxPayload, DeletedRows: e.DeleteData != nil,
 	}
+	faults := p.checkKeys(ob.dialect)
+	if ob.dialect == MySQL {
+		faults = errors.Join(faults, p.checkMySQL())
+	}
+	if faults != nil {
+		return nil, faults
+	}
 	switch ob.dialect {
 	case SQLite:
 		p.sql = dialect.SQLiteEntity(p.built)
 	case MySQL:
-		if err := p.checkMySQL(); err != nil {
-			return nil, err
-		}
 		p.sql = dialect.MySQLEntity(p.built)
 	default:
 		p.sql = dialect.PostgresEntity(p.built)
 	}
 	p.direct(ob)
 	return p, p.checkWhere(ctx, q)
+}
+
+// checkKeys reports columns that cannot be a key's.
+func (p *plan) checkKeys(d Dialect) error {
+	var faults []error
+	for _, c := range p.keys {
+		if what := d.KeyFault(c); what != "" {
+			faults = append(faults, fmt.Errorf("outbox: entity %s: table %s: column %s of the key %s", p.ID, p.Table, c.Name, what))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 func columnsOf(table *dialect.Table, names []string) (columns []dialect.Column) {

@@ -29,6 +29,9 @@ func TestOtherSpellingsOfKeys(t *testing.T) {
 		{"another scale", migrations.Postgres, "numeric(12,2)", "numeric(14,4)", []string{"1.5", "-2", "100"}},
 		{"another scale", migrations.SQLite, "numeric(12,2)", "NUMERIC", []string{"1.5", "-2", "100"}},
 		{"filled up", migrations.Postgres, "text", "char(20)", []string{"ab", "x y", "z"}},
+		{"booleans", migrations.SQLite, "boolean", "BOOLEAN", []string{"true", "false"}},
+		{"bools", migrations.SQLite, "boolean", "bool", []string{"true", "false"}},
+		{"booleans", migrations.MySQL, "boolean", "boolean", []string{"true", "false"}},
 		{"large and small", migrations.Postgres, "double precision", "numeric(40,10)", []string{"1e20", "0.25", "-3"}},
 	} {
 		for _, composite := range []bool{false, true} {
@@ -50,22 +53,22 @@ func TestOtherSpellingsOfKeys(t *testing.T) {
 				if _, err := reconcile.Dump(t.Context(), &dump, r.master, "thing", outbox.All, nil); err != nil {
 					t.Fatal(err)
 				}
-				if have, err := reconcile.Load(t.Context(), &dump, r.replica, reconcile.LoadOptions{}); err != nil || have.Applied != 3 {
+				if have, err := reconcile.Load(t.Context(), &dump, r.replica, reconcile.LoadOptions{}); err != nil || int(have.Applied) != len(tc.keys) {
 					t.Fatalf("load: %+v, %v", have, err)
 				}
-				r.differ(t, "as loaded", 0)
+				r.differ(t, "as loaded", int64(len(tc.keys)), 0)
 				r.exec(r.master.DB, fmt.Sprintf("DELETE FROM things WHERE code = '%s'", tc.keys[1]))
-				r.differ(t, "one deleted", 1)
+				r.differ(t, "one deleted", int64(len(tc.keys)), 1)
 			})
 		}
 	}
 }
 
-// differ compares both sides in every way: the replica has so many rows too many.
-func (r *rig) differ(t *testing.T, when string, extra int64) {
+// differ compares both sides in every way: of the replica's rows so many are too many.
+func (r *rig) differ(t *testing.T, when string, rows, extra int64) {
 	t.Helper()
 	var found []string
-	want := reconcile.Summary{Entity: "thing", Rows: 3 - extra, Extra: extra}
+	want := reconcile.Summary{Entity: "thing", Rows: rows - extra, Extra: extra}
 	have, err := reconcile.Compare(t.Context(), r.master, r.replica, "thing", reconcile.CompareOptions{
 		Filter: outbox.All, Found: func(d reconcile.Difference) { found = append(found, d.What+" "+string(d.Key)) },
 	})
@@ -76,13 +79,13 @@ func (r *rig) differ(t *testing.T, when string, extra int64) {
 	if _, err := reconcile.DiffMaster(t.Context(), &master, r.master, "thing", outbox.All, 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	if have, err := reconcile.DiffReplica(t.Context(), &master, &differ, r.replica, nil, nil); err != nil || have.Found != 0 || have.Rows != 3-extra {
+	if have, err := reconcile.DiffReplica(t.Context(), &master, &differ, r.replica, nil, nil); err != nil || have.Found != 0 || have.Rows != rows-extra {
 		t.Errorf("%s: diff replica: %+v, %v\n%s", when, have, err, differ.String())
 	}
 	if _, err := reconcile.DeletedReplica(t.Context(), &replica, r.replica, "thing", 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	if have, err := reconcile.DeletedMaster(t.Context(), &replica, &gone, r.master, nil, nil); err != nil || have.Found != extra || have.Rows != 3 {
+	if have, err := reconcile.DeletedMaster(t.Context(), &replica, &gone, r.master, nil, nil); err != nil || have.Found != extra || have.Rows != rows {
 		t.Errorf("%s: deleted master: %+v, %v\n%s", when, have, err, gone.String())
 	}
 }

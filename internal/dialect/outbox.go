@@ -1,6 +1,10 @@
 package dialect
 
-import "github.com/lockstep-go/lockstep/event"
+import (
+	"strings"
+
+	"github.com/lockstep-go/lockstep/event"
+)
 
 // AllOutbox reads the whole outbox in order, on every database. Its columns are
 // to be told by their names.
@@ -8,6 +12,22 @@ const AllOutbox = `SELECT * FROM outbox ORDER BY id`
 
 // Nothing is a statement without effect, on every database.
 const Nothing = `SELECT 1`
+
+// KeyFault says why a column cannot be one of a master's key, with the remedy, and
+// nothing if it can be.
+func (n Name) KeyFault(c Column) string {
+	switch n {
+	case MySQL:
+		return mysqlKeyFault(c)
+	case SQLite:
+		return sqliteKeyFault(c)
+	case Postgres:
+		if c.Base == "bytea" || strings.HasPrefix(c.Base, "json") || strings.HasSuffix(c.Base, "]") {
+			return "is " + c.Type + ": make it text, uuid or an integer"
+		}
+	}
+	return ""
+}
 
 // EntityTable is what the statements about one entity are built from.
 type EntityTable struct {

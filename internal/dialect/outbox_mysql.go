@@ -129,12 +129,13 @@ func mysqlInteger(c Column) bool {
 	return slices.Contains([]string{"tinyint", "smallint", "mediumint", "int", "bigint"}, c.Base)
 }
 
-// MySQLKeyFault says why a column cannot be a key's, nothing if it can be. Text
-// has to be told apart byte by byte, and without a conversion, which no index
-// serves.
-func MySQLKeyFault(c Column) string {
+// mysqlKeyFault is [Name.KeyFault]. Text has to be told apart byte by byte, and
+// without a conversion, which no index serves.
+func mysqlKeyFault(c Column) string {
 	charset, _, _ := strings.Cut(c.Collation, "_")
 	switch {
+	case strings.HasPrefix(c.Type, "tinyint(1)"):
+		return "is " + c.Type + ", which is sent as true or false and kept as a number: make it smallint"
 	case mysqlInteger(c), c.Base == "uuid", c.Base == "inet4", c.Base == "inet6":
 		return ""
 	case c.Base != "char" && c.Base != "varchar":

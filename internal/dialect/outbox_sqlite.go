@@ -2,6 +2,20 @@ package dialect
 
 import "strings"
 
+// sqliteKeyFault is [Name.KeyFault]. What has no form of its own there is found by the
+// spelling that it was stored in, which is not the one that it is sent in.
+func sqliteKeyFault(c Column) string {
+	switch {
+	case strings.Contains(c.Base, "bool"):
+		return "is " + c.Type + ", which is sent as true or false and kept as a number: make it INTEGER"
+	case strings.Contains(c.Base, "date"), strings.Contains(c.Base, "time"):
+		return "is " + c.Type + ", which is kept in one spelling and sent in another: make it TEXT or INTEGER"
+	case strings.Contains(c.Base, "blob"):
+		return "is " + c.Type + ": make it TEXT or INTEGER"
+	}
+	return ""
+}
+
 // SQLite cannot change and insert in one statement, so the write side reads the
 // changed rows back and encodes them itself. The database runs in the process,
 // and its one writer at a time is the row lock.

@@ -29,7 +29,7 @@ func (tx *Tx) SavedRows(entity string, rows *sql.Rows) error {
 	}
 	columns := e.keyColumns()
 	if len(names) != len(columns) {
-		return fmt.Errorf("outbox: %s: %w: the saved rows have %d columns and the key %d: return the key alone", entity, ErrKey, len(names), len(columns))
+		return fmt.Errorf("outbox: %s: %w: the saved rows have %s and the key %d: return the key alone", entity, ErrKey, columnCount(len(names)), len(columns))
 	}
 	var keys []any
 	for rows.Next() {

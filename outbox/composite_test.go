@@ -129,6 +129,9 @@ func TestCompositeKeyFaults(t *testing.T) {
 					t.Errorf("Saved(%#v) = %v, want ErrKey", key, err)
 				}
 			}
+			if err := tx.Saved("shelf", outbox.Composite{"eu"}); !strings.HasSuffix(err.Error(), "it has 1 column, and the entity's key 2") {
+				t.Errorf("a column too few: %v", err)
+			}
 			return nil
 		})
 		if err != nil {

@@ -34,7 +34,7 @@ func (e *Entity) keyText(key any) (string, error) {
 	parts, composite := key.(Composite)
 	switch {
 	case composite && len(parts) != len(columns):
-		return "", fmt.Errorf("%w: it has %d columns, and the entity's key %d", ErrKey, len(parts), len(columns))
+		return "", fmt.Errorf("%w: it has %s, and the entity's key %d", ErrKey, columnCount(len(parts)), len(columns))
 	case len(columns) == 1 && composite:
 		return keyText(parts[0])
 	case len(columns) == 1:
@@ -54,6 +54,14 @@ func (e *Entity) keyText(key any) (string, error) {
 		return "", fmt.Errorf("%w: the entity's has %d columns: use outbox.Composite", ErrKey, len(columns))
 	}
 	return textsJSON(texts), nil
+}
+
+// columnCount is a number of columns in words.
+func columnCount(n int) string {
+	if n == 1 {
+		return "1 column"
+	}
+	return fmt.Sprintf("%d columns", n)
 }
 
 // compositeText is the JSON array of the texts of a key's columns.

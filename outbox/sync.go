@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/lockstep-go/lockstep/event"
@@ -94,7 +95,10 @@ func (ob *Outbox) Sync(ctx context.Context, db *sql.DB, entity string, filter Fi
 	}
 	if o.from != nil {
 		if _, err := s.keyText(*o.from); err != nil {
-			return reached, fmt.Errorf("outbox: sync %s from %q: %w, or the JSON array of their texts", entity, *o.from, err)
+			if columns := s.keyColumns(); len(columns) > 1 {
+				err = fmt.Errorf("%w: use the JSON array of the texts of %s, such as [\"eu\",\"7\"]", ErrKey, strings.Join(columns, ", "))
+			}
+			return reached, fmt.Errorf("outbox: sync %s from %q: %w", entity, *o.from, err)
 		}
 	}
 	run := &syncRun{scan: s, ob: ob, db: db, syncOptions: o, topic: event.Topic(entity), started: time.Now()}

@@ -50,6 +50,17 @@ func withPassword(t *testing.T, raw string) string {
 	return u.String()
 }
 
+// withName puts the name of a database that is not there into a server's URL.
+func withName(t *testing.T, raw string) string {
+	t.Helper()
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal("not a URL")
+	}
+	u.Path = "/no_such_database"
+	return u.String()
+}
+
 // embedded is the URL of a broker of the test's own, without a server.
 func embedded(t *testing.T) string { return "jetstream+embedded://" + filepath.ToSlash(t.TempDir()) }
 
@@ -64,6 +75,8 @@ func sqlite(t *testing.T) string {
 func TestDatabaseThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	_, postgres := testdb.Postgres(t)
+	_, dsn := testdb.MariaDB(t)
+	mariadb := testdb.MariaDBURL(t, dsn)
 	garbage := writeFile(t, "garbage.db", "this is no database, however long it may be")
 	withoutTLS := listen(t, func(conn net.Conn) {
 		_, _ = io.ReadFull(conn, make([]byte, 8)) // PostgreSQL's request for TLS
@@ -75,7 +88,10 @@ func TestDatabaseThatCannotBeUsed(t *testing.T) {
 	}{
 		"nobody listens":         {noDatabase, []string{"database postgres://user:xxxxx@127.0.0.1:1/name cannot be reached", "refused"}},
 		"password in the query":  {"postgres://127.0.0.1:1/name?user=u&sslmode=disable&password=" + secret, []string{"database postgres://127.0.0.1:1/name cannot be reached"}},
-		"wrong password":         {withPassword(t, postgres), []string{"cannot be reached", "password authentication failed"}},
+		"wrong password":         {withPassword(t, postgres), []string{"the server refuses the user", "password authentication failed", "correct user and password"}},
+		"no such database":       {withName(t, postgres), []string{"the server has no such database", "CREATE DATABASE"}},
+		"MariaDB's wrong user":   {withPassword(t, mariadb), []string{"the server refuses the user", "Access denied", "correct user and password"}},
+		"MariaDB's wrong name":   {withName(t, mariadb), []string{"database", "no_such_database", "correct the name in the URL"}},
 		"no answer":              {"postgres://u:" + secret + "@" + listen(t, silent) + "/name?sslmode=disable&connect_timeout=1", []string{"no answer in time"}},
 		"no TLS":                 {"postgres://u:" + secret + "@" + withoutTLS + "/name?sslmode=require", []string{"SSL", "add ?sslmode=disable"}},
 		"folder does not exist":  {"sqlite:///nonexistent/x.db", []string{"database /nonexistent/x.db cannot be reached", "a folder that can be written to"}},

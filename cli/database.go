@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/lib/pq"
 	_ "modernc.org/sqlite" // registers "sqlite"
 
@@ -33,7 +35,7 @@ type databaseURL struct {
 	name    string // fit to be shown; of an SQLite database its path
 }
 
-// parseDatabaseURL reads postgres://…, mysql://… and sqlite:///path. Its errors never hold
+// parseDatabaseURL reads postgres://…, mysql://… (or mariadb://…) and sqlite:///path. Its errors never hold
 // more than the scheme, since a URL that cannot be read may have its password
 // anywhere.
 func parseDatabaseURL(raw string) (databaseURL, error) {
@@ -41,7 +43,7 @@ func parseDatabaseURL(raw string) (databaseURL, error) {
 	switch scheme {
 	case "postgres", "postgresql":
 		return parsePostgresURL(raw)
-	case "mysql":
+	case "mysql", "mariadb":
 		return parseMySQLURL(raw)
 	case "sqlite":
 		return parseSQLiteURL(raw)
@@ -124,7 +126,7 @@ func (u databaseURL) open(ctx context.Context) (*database, error) {
 	defer cancel()
 	if err := ping(ctx, db); err != nil {
 		_ = db.Close()
-		return nil, fmt.Errorf("database %s cannot be reached: %w", u.name, u.withRemedy(withoutURL(err)))
+		return nil, u.unusable(withoutURL(err))
 	}
 	return &database{DB: db, databaseURL: u}, nil
 }
@@ -152,6 +154,30 @@ func ping(ctx context.Context, db *sql.DB) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// unusable says why the first contact came to nothing. A server that answered was reached.
+func (u databaseURL) unusable(err error) error {
+	switch serverCode(err) {
+	case "28P01", "28000", "1045", "1698":
+		return fmt.Errorf("database %s: the server refuses the user: %w: correct user and password in the URL, or let that user in there", u.name, err)
+	case "3D000", "1049":
+		return fmt.Errorf("database %s: the server has no such database: %w: correct the name in the URL, or CREATE DATABASE", u.name, err)
+	case "42501", "1044": // MySQL says so of one that is not there, too
+		return fmt.Errorf("database %s: the server does not let the user into it: %w: GRANT it, or correct the name in the URL", u.name, err)
+	}
+	return fmt.Errorf("database %s cannot be reached: %w", u.name, u.withRemedy(err))
+}
+
+// serverCode is what a server calls its error; "" where none has answered.
+func serverCode(err error) string {
+	if e := (*pq.Error)(nil); errors.As(err, &e) {
+		return string(e.Code)
+	}
+	if e := (*mysql.MySQLError)(nil); errors.As(err, &e) {
+		return strconv.Itoa(int(e.Number))
+	}
+	return ""
 }
 
 // withRemedy says more about errors that many will meet.

@@ -153,7 +153,7 @@ func newMigrateSQL() *cobra.Command {
 		Use: "sql", Short: "Print the statements of all migrations, for your own migration tool",
 		Example: `  relay migrate sql --dialect mysql > lockstep.sql`, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := migrations.SQL(migrations.Dialect(dialect))
+			text, err := migrations.SQL(dialectOf(dialect))
 			if err != nil {
 				return misusef("--dialect: %w", err)
 			}
@@ -174,7 +174,7 @@ func newMigrateTable() *cobra.Command {
 		Args:    tableNames,
 		RunE: func(cmd *cobra.Command, tables []string) error {
 			for _, table := range tables {
-				text, err := migrations.TableSQL(migrations.Dialect(dialect), table)
+				text, err := migrations.TableSQL(dialectOf(dialect), table)
 				if err != nil {
 					return misusef("--dialect: %w", err)
 				}
@@ -195,6 +195,14 @@ func tableNames(cmd *cobra.Command, names []string) error {
 		return seeHelp(cmd, errors.New("a table's name is empty"))
 	}
 	return nil
+}
+
+// dialectOf takes MariaDB by its name, too.
+func dialectOf(name string) migrations.Dialect {
+	if name == "mariadb" {
+		return migrations.MySQL
+	}
+	return migrations.Dialect(name)
 }
 
 func dialectFlag(cmd *cobra.Command, dialect *string) {

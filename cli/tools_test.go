@@ -296,6 +296,13 @@ extra    6  replica has revision 1
 account: 5 rows compared, 4 differ: 1 missing, 1 extra, 1 of another revision, 1 with other values
 `)
 	round("--exit-code").expect(t, 1, "3 rows of account differ")
+	printed := round("--json")
+	printed.expect(t, 0, "missing or of another revision", "extra: `relay deleted replica") // what to do is no result
+	for line := range strings.Lines(printed.out) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("diff --json printed %s", line)
+		}
+	}
 	s.onReplica(gone.out, "deleted", "sync").wantOut(t, "1 of 1 row deleted\n")
 	have := round("--json", "--filter", `{"id__gte": 5}`)
 	var summary map[string]any

@@ -124,7 +124,9 @@ func (c *traceCommand) run(cmd *cobra.Command, entity, key string) error {
 	if c.asJSON {
 		return errors.Join(printJSON(cmd, t), err)
 	}
-	t.print(cmd.OutOrStdout())
+	if err == nil || t.Master != nil || t.Replica != nil || len(t.Events) > 0 { // else there is nothing under a heading
+		t.print(cmd.OutOrStdout())
+	}
 	return err
 }
 

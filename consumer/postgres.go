@@ -44,7 +44,10 @@ func (p *postgres) apply(ctx context.Context, batch []*incoming, plan any) (resu
 	default:
 		return result{}, err
 	}
-	err = iso.acquitAll(ctx)
+	if err := iso.acquitAll(ctx); err != nil {
+		return result{}, err
+	}
+	err = iso.halve(ctx, iso.revived())
 	iso.settled()
 	return iso.result, err
 }

@@ -41,9 +41,7 @@ func (iso *isolation) done(pr *program, t tally) {
 	}
 	for _, c := range pr.calls {
 		for _, s := range c.steps {
-			if s.stored {
-				iso.stored.note(s.in)
-			}
+			iso.stored.note(s.in, s.stored)
 		}
 	}
 }

@@ -60,8 +60,8 @@ func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
 			case err == nil:
 				all.add(r.tally)
 				all.failures = append(all.failures, r.failures...)
-				if r.stale == 0 && len(r.failures) == 0 {
-					all.stored.note(b.in)
+				if len(r.failures) == 0 {
+					all.stored.note(b.in, r.stale == 0)
 				}
 			case refused:
 				all.fail(b.in, b.in.fault(nil, nil, cause))

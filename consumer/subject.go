@@ -62,15 +62,15 @@ func (k *subject) decide() {
 	}
 }
 
-// stored tells which of the messages were stored, or were already.
-func (k *subject) stored(note func(in *incoming)) {
+// noted tells which of the messages are stored now, or were already, and which are stale.
+func (k *subject) noted(note func(in *incoming, stored bool)) {
 	have := k.have
 	for _, b := range k.messages {
 		v, then := decide(have, b.in.change)
-		if v.outcome == stale || v.outcome == applied && then.presence == row && b.unfit != nil {
+		if v.outcome == applied && then.presence == row && b.unfit != nil {
 			continue
 		}
-		note(b.in)
+		note(b.in, v.outcome != stale)
 		have = then
 	}
 }

@@ -68,6 +68,11 @@ func (w *writing) singly(ctx context.Context) error {
 		}
 		failed = withoutOvertaken(&w.result, failed, func(f failure) *incoming { return f.in })
 		left = slices.DeleteFunc(left, func(b *bound) bool { return w.stored.overtaken(b.in) })
+		if round < maxRounds {
+			for _, in := range w.revived() {
+				left = append(left, w.bind(in, in.place))
+			}
+		}
 		if len(left) == 0 || w.applied == before || round == maxRounds {
 			w.failures = append(w.failures, failed...)
 			return nil
@@ -240,7 +245,7 @@ func (w *writing) settleAll(keys []*subject) {
 func (w *writing) settle(k *subject) {
 	w.add(k.tally)
 	if len(w.stored) > 0 {
-		k.stored(w.stored.note)
+		k.noted(w.stored.note)
 	}
 	w.failures = append(w.failures, k.failures...)
 	w.isolated = w.isolated || len(k.failures) > 0

@@ -32,7 +32,8 @@ type session struct {
 	keysDue   time.Time     // when blocked keys are looked at next
 	fold      *folder       // what was read and waits to be sent; nil: rows are sent as they are
 	undeleted error         // why confirmed rows may still be in the table
-	unsettled atomic.Bool   // a batch's outcome is being written down, or could not be
+	outage    error         // why it is not known what became of some messages
+	unsettled atomic.Bool   // a batch's outcome is being written down, could not be, or is not known
 }
 
 // batch is rows under way.
@@ -158,11 +159,11 @@ func (s *session) settle(ctx context.Context, b batch) error {
 	case s.settled <- struct{}{}:
 	default:
 	}
-	if what.outage != nil {
-		return fmt.Errorf("publish: %w", what.outage)
+	if what.outage != nil && s.outage == nil {
+		s.outage = fmt.Errorf("publish: %w", what.outage)
 	}
-	s.unsettled.Store(false)
-	return nil
+	s.unsettled.Store(s.outage != nil) // a batch behind an outage does not end it
+	return s.outage
 }
 
 func (s *session) count(what settlement) {

@@ -100,7 +100,7 @@ func TestParentAppliedElsewhere(t *testing.T) {
 				other.batch(t, seatNamed("a", 2, "a2"))
 				begin := time.Now()
 				run.awaitAcked(t, len(early))
-				if took := time.Since(begin); took > 10*askEvery {
+				if took := time.Since(begin); took > 40*askEvery {
 					t.Errorf("that took %s, want about %s", took, askEvery)
 				}
 				r.requireUnpaid(t)
@@ -146,7 +146,7 @@ func TestNothingIsMissing(t *testing.T) {
 func TestParkedAndPaused(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(t *testing.T, d Dialect) {
-		r, run := family(t, d, askEvery, nil, Table{RetryDelay: 2 * askEvery})
+		r, run := family(t, d, askEvery, nil, Table{RetryDelay: 6 * askEvery})
 		run.broker.deliver(leaf(1, 1, 1))
 		eventually(t, "it is parked", func() bool { return r.Stats().Parked == 1 })
 		if err := r.Pause("leaf"); err != nil {
@@ -154,7 +154,7 @@ func TestParkedAndPaused(t *testing.T) {
 		}
 		run.broker.deliver(node(1, 0))
 		run.awaitAcked(t, 1)
-		<-time.After(4 * askEvery)
+		<-time.After(8 * askEvery)
 		if s := r.Stats(); s.Parked != 1 || s.Retried != 0 {
 			t.Errorf("have %+v, want it still parked and no attempt spent", s)
 		}

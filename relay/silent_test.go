@@ -112,8 +112,8 @@ func TestSilentDatabase(t *testing.T) {
 	took := time.Since(muted)
 	m.put(t, "a2")
 	m.drained(t)
-	if took > 5*time.Second {
-		t.Errorf("taken over after %v", took)
+	if took > 20*time.Second {
+		t.Errorf("taken over after %v, want about a second", took)
 	}
 	cancel()
 	select {

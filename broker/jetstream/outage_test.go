@@ -225,7 +225,7 @@ func TestStalledServer(t *testing.T) {
 		t.Helper()
 		start := time.Now()
 		do()
-		if d := time.Since(start); d > timeout+2*time.Second {
+		if d := time.Since(start); d > timeout+5*time.Second {
 			t.Errorf("%s took %v", what, d)
 		}
 	}
@@ -282,7 +282,7 @@ func TestSilentConnection(t *testing.T) {
 		have = string(msg.Payload)
 		msg.Ack()
 	}
-	if took := time.Since(start); took > 35*time.Second {
+	if took := time.Since(start); took > 50*time.Second {
 		t.Errorf("consuming went on after %v, want it after two unanswered pings of 10 s", took)
 	}
 	log.await(t, "jetstream: connected again")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -159,14 +160,20 @@ const anyRetention = math.MaxInt64 * time.Nanosecond
 
 // declareTo declares the file's replicas to a consumer that is never run.
 func (f *configFile) declareTo(cfg consumer.Config) error {
-	cfg.Queue, cfg.Dialect = "unnamed", consumer.Postgres
-	c, err := consumer.New(new(sql.DB), noBroker{}, cfg)
+	c, err := idleConsumer(new(sql.DB), cfg)
 	if err != nil {
 		return err
 	}
 	alone := *f
 	alone.code = service{}
 	return alone.addReplicas(c)
+}
+
+// idleConsumer returns a consumer that is never run, to ask what is declared to it. It
+// needs no queue, nor a dialect while nothing is asked of its database.
+func idleConsumer(db *sql.DB, cfg consumer.Config) (*consumer.Consumer, error) {
+	cfg.Queue, cfg.Dialect = cmp.Or(cfg.Queue, "unnamed"), cmp.Or(cfg.Dialect, consumer.Postgres)
+	return consumer.New(db, noBroker{}, cfg)
 }
 
 // noBroker stands where a broker has to be and nothing is sent.
@@ -185,7 +192,7 @@ func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
 	for _, id := range slices.Sorted(maps.Keys(f.Entities)) {
 		e := f.Entities[id]
 		if slices.ContainsFunc(f.code.entities, func(of outbox.Entity) bool { return of.ID == id }) {
-			faults = append(faults, fmt.Errorf("%s: entities: %s is declared by the service's code: take it out of the file", f.path, id))
+			faults = append(faults, f.declaredTwice("entities", id))
 			continue
 		}
 		ttl, err := e.TTL.read()
@@ -196,6 +203,10 @@ func (f *configFile) outbox(d outbox.Dialect) (*outbox.Outbox, error) {
 	}
 	ob, err := outbox.New(cfg)
 	return ob, errors.Join(append(faults, f.words(err))...)
+}
+
+func (f *configFile) declaredTwice(section, id string) error {
+	return fmt.Errorf("%s: %s: %s is declared by the service's code: take it out of the file", f.path, section, id)
 }
 
 // checkEntities compares the entities with the database.
@@ -231,7 +242,7 @@ func (f *configFile) addReplicas(c *consumer.Consumer) error {
 	twice := f.replicasOfCode()
 	for _, id := range slices.Sorted(maps.Keys(f.Replicas)) {
 		if twice(id) {
-			faults = append(faults, fmt.Errorf("%s: replicas: %s is declared by the service's code: take it out of the file", f.path, id))
+			faults = append(faults, f.declaredTwice("replicas", id))
 			continue
 		}
 		r := f.Replicas[id]

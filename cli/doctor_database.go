@@ -176,10 +176,10 @@ func (d *doctor) replica(ctx context.Context, db *database, file *configFile) {
 	needs := map[string]need{"replica_tombstones": {"revision", everything}, "replica_inbox": {"revision", everything}}
 	if file.hasReplicas() {
 		cfg, err := file.consuming()
-		cfg.Queue, cfg.Dialect, cfg.TombstoneRetention = "unnamed", db.dialect, anyRetention
+		cfg.Dialect, cfg.TombstoneRetention = db.dialect, anyRetention
 		var c *consumer.Consumer
 		if err == nil {
-			c, err = consumer.New(db.DB, noBroker{}, cfg)
+			c, err = idleConsumer(db.DB, cfg)
 		}
 		if err == nil {
 			err = file.addReplicas(c)

@@ -74,8 +74,7 @@ func (f *configFile) replicasOfCode() (follows func(id string) bool) {
 // declareAlone declares the code's replicas to a consumer that is never run. What is
 // wrong with them is told where they are used.
 func (s *service) declareAlone() (*consumer.Consumer, error) {
-	cfg := consumer.Config{Queue: "unnamed", Dialect: consumer.Postgres, TombstoneRetention: anyRetention}
-	c, err := consumer.New(new(sql.DB), noBroker{}, cfg)
+	c, err := idleConsumer(new(sql.DB), consumer.Config{TombstoneRetention: anyRetention})
 	if err == nil && s.replicas != nil {
 		_ = s.replicas(c)
 	}

@@ -138,13 +138,9 @@ func withReplica(ctx context.Context, file *configFile, url, queue string, fn fu
 	}
 	defer func() { _ = db.Close() }()
 	queue = file.queueOf(queue)
-	name := queue
-	if name == "" {
-		name = "unnamed" // nothing is consumed
-	}
 	cfg, _ := file.consuming() // read and checked with the file
-	cfg.Queue, cfg.Dialect, cfg.Entities, cfg.TombstoneRetention = name, db.dialect, nil, anyRetention
-	c, err := consumer.New(db.DB, noBroker{}, cfg)
+	cfg.Queue, cfg.Dialect, cfg.Entities, cfg.TombstoneRetention = queue, db.dialect, nil, anyRetention
+	c, err := idleConsumer(db.DB, cfg)
 	if err == nil {
 		err = file.addReplicas(c)
 	}

@@ -210,7 +210,7 @@ func (f *configFile) replicaTable(entity string) (*consumer.Table, error) {
 	if !f.hasReplicas() {
 		return nil, nil //nolint:nilnil // none is declared
 	}
-	c, err := consumer.New(new(sql.DB), noBroker{}, consumer.Config{Queue: "unnamed", Dialect: consumer.Postgres, TombstoneRetention: anyRetention})
+	c, err := idleConsumer(new(sql.DB), consumer.Config{TombstoneRetention: anyRetention})
 	if err == nil {
 		err = f.addReplicas(c)
 	}

@@ -120,7 +120,7 @@ func (d *decider) prepareAll(ctx context.Context, s shape, rows int, tasks ...st
 func (d *decider) run(ctx context.Context, tx *sql.Tx, batch []*bound) (result, error) {
 	w := &writing{decider: d, tx: tx, made: make(map[*replica]bool)}
 	defer w.close()
-	w.stored = watch(batch, (*bound).message)
+	w.stored = watch(batch)
 	err := w.all(ctx, batch)
 	w.settled()
 	return w.result, err

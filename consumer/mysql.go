@@ -108,7 +108,7 @@ func (k *subject) numbered(done sql.Result) error {
 func mysqlPlain(column *dialect.Column, value any) bool {
 	switch column.Base {
 	case "tinyint", "smallint", "mediumint", "int", "bigint":
-		return value != int64(0) && !strings.HasPrefix(column.Type, "tinyint(1)")
+		return value != int64(0) && !column.IsTinyBool()
 	case "uuid", "binary", "varbinary":
 		return true
 	case "char", "varchar":

@@ -66,7 +66,7 @@ func mysqlValue(column *dialect.Column, raw []byte) (any, error) {
 // tinyint(1) there.
 func mysqlInteger(column *dialect.Column, text string) (any, error) {
 	text = strings.TrimSpace(text)
-	if strings.HasPrefix(column.Type, "tinyint(1)") || column.Type == "bit(1)" {
+	if column.IsTinyBool() || column.Type == "bit(1)" {
 		if isBool(text) {
 			return boolText(text), nil
 		}

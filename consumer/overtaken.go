@@ -5,6 +5,13 @@ import (
 	"slices"
 )
 
+// carrier is a message, or what a round over a batch makes of one.
+type carrier interface{ message() *incoming }
+
+func (in *incoming) message() *incoming { return in }
+func (b *bound) message() *incoming     { return b.in }
+func (f failure) message() *incoming    { return f.in }
+
 // overtaking knows which messages of a batch that is taken apart are stored by now, of
 // the keys of SYNCs that overwrite a row of any revision. Such a SYNC is tried in its
 // turn. When it has failed and a later message of its key is stored, it is stale: tried
@@ -19,10 +26,10 @@ type settledMessage struct {
 
 // watch prepares for a batch in its order of arrival. Most have no such SYNC, and
 // nothing is noted.
-func watch[T any](batch []T, incoming func(T) *incoming) overtaking {
+func watch[T carrier](batch []T) overtaking {
 	var o overtaking
 	for i, one := range batch {
-		in := incoming(one)
+		in := one.message()
 		in.place = i
 		if in.always() {
 			if o == nil {
@@ -78,12 +85,12 @@ func (o overtaking) overtaken(in *incoming) bool {
 }
 
 // withoutOvertaken returns the messages that are not overtaken, and counts the others.
-func withoutOvertaken[T any](r *result, all []T, incoming func(T) *incoming) []T {
+func withoutOvertaken[T carrier](r *result, all []T) []T {
 	if len(r.stored) == 0 {
 		return all
 	}
 	return slices.DeleteFunc(all, func(one T) bool {
-		overtaken := r.stored.overtaken(incoming(one))
+		overtaken := r.stored.overtaken(one.message())
 		if overtaken {
 			r.stale++
 		}
@@ -91,11 +98,7 @@ func withoutOvertaken[T any](r *result, all []T, incoming func(T) *incoming) []T
 	})
 }
 
-func itself(in *incoming) *incoming { return in }
-
-func (b *bound) message() *incoming { return b.in }
-
 // settled ends a batch: what is overtaken has not failed.
 func (r *result) settled() {
-	r.failures = withoutOvertaken(r, r.failures, func(f failure) *incoming { return f.in })
+	r.failures = withoutOvertaken(r, r.failures)
 }

@@ -54,8 +54,7 @@ func (iso *isolation) rounds(ctx context.Context, tx *sql.Tx, batch []*incoming)
 			}
 		}
 		iso.failures = append(iso.failures[:failed], final...)
-		batch = withoutOvertaken(&iso.result, batch, itself)
-		batch = turned(batch, itself)
+		batch = turned(withoutOvertaken(&iso.result, batch))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ type isolation struct {
 // takeApart begins the isolation, once.
 func (iso *isolation) takeApart() {
 	if !iso.isolated {
-		iso.isolated, iso.stored = true, watch(iso.batch, itself)
+		iso.isolated, iso.stored = true, watch(iso.batch)
 	}
 }
 
@@ -182,7 +182,7 @@ func (iso *isolation) acquitAll(ctx context.Context) error {
 		before := iso.applied
 		var left []accusation
 		for _, a := range iso.accusations {
-			a.of = withoutOvertaken(&iso.result, a.of, itself)
+			a.of = withoutOvertaken(&iso.result, a.of)
 			guilty, err := iso.acquit(ctx, a, round == 1)
 			if err != nil {
 				return err

@@ -47,7 +47,7 @@ func (s *sqlite) together(ctx context.Context, all []*bound) (r result, err erro
 // speak up at the commit, and for what rolls a transaction back. Those of a table
 // come before those of the next, unless rows are made anew.
 func (s *sqlite) apart(ctx context.Context, batch []*bound) (result, error) {
-	all := result{isolated: true, stored: watch(batch, (*bound).message)}
+	all := result{isolated: true, stored: watch(batch)}
 	parts := [][]*bound{batch}
 	if len(lateDeletions(batch)) == 0 {
 		parts = tables(batch)

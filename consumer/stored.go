@@ -162,7 +162,7 @@ func (r *Reader) keyText(key json.RawMessage, spell func(column *dialect.Column,
 
 // boolean reports whether a column keeps truth values, as numbers on MySQL and SQLite.
 func boolean(column *dialect.Column) bool {
-	return strings.HasPrefix(column.Base, "bool") || strings.HasPrefix(column.Type, "tinyint(1)")
+	return strings.HasPrefix(column.Base, "bool") || column.IsTinyBool()
 }
 
 // oneSpelling returns one text for what databases spell in several ways.

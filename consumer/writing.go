@@ -66,7 +66,7 @@ func (w *writing) singly(ctx context.Context) error {
 				return err
 			}
 		}
-		failed = withoutOvertaken(&w.result, failed, func(f failure) *incoming { return f.in })
+		failed = withoutOvertaken(&w.result, failed)
 		left = slices.DeleteFunc(left, func(b *bound) bool { return w.stored.overtaken(b.in) })
 		if round < maxRounds {
 			for _, in := range w.revived() {
@@ -77,7 +77,7 @@ func (w *writing) singly(ctx context.Context) error {
 			w.failures = append(w.failures, failed...)
 			return nil
 		}
-		w.again = turned(left, (*bound).message)
+		w.again = turned(left)
 	}
 }
 

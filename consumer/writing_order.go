@@ -108,10 +108,10 @@ func inOrder(batch []*incoming) bool {
 // each takes what the next one gives up, or refers to it, one a round would pass in the
 // order they failed in. The order stays where it counts: with deletions, and with
 // several messages of a key.
-func turned[T any](failed []T, incoming func(T) *incoming) []T {
+func turned[T carrier](failed []T) []T {
 	keys := make(map[foldKey]bool, len(failed))
 	for _, one := range failed {
-		in := incoming(one)
+		in := one.message()
 		key := in.foldKey()
 		if keys[key] || in.signal == event.Delete {
 			return failed

@@ -58,7 +58,8 @@ func (a *Admin) RetryFailures(ctx context.Context, ids ...int64) (int64, error) 
 
 // GiveUpFailures moves failing messages to the dead letters, as the relay does after
 // Config.MaxAttempts, and returns how many there were. Their keys go on: a relay that
-// runs notices within seconds. Nothing is lost: [Admin.RetryDead] puts them back. An id that is not failing is left alone.
+// runs notices within seconds. Nothing is lost: [Admin.RetryDead] puts them back. An id
+// that is not failing is left alone.
 func (a *Admin) GiveUpFailures(ctx context.Context, ids ...int64) (int64, error) {
 	sql := a.store.sql
 	if sql.GiveUpDeletes {

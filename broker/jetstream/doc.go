@@ -91,12 +91,13 @@
 // Config.AckWait, behind later ones; the order in the stream stays that of
 // publishing. The first message of such a stream, on NAME-delay.anchor, belongs
 // to nobody and must stay: it keeps servers that start from dropping messages
-// that some queues still want. A stream of an earlier version, which lacks it, gets it from a connection that finds
-// all servers there. What no Broker can prevent: a server that is shut
-// down in good order while messages arrive may leave the last one out of its own
-// copy (seen with nats-server 2.15.2), and a queue that is behind misses it if
-// that server then leads the stream. Shut servers down while little is published
-// and queues are short; relay diff finds what is missing all the same.
+// that some queues still want. A stream of an earlier version, which lacks it,
+// gets it from a connection that finds all servers there. What no Broker can
+// prevent: a server that is shut down in good order while messages arrive may
+// leave the last one out of its own copy (seen with nats-server 2.15.2), and a
+// queue that is behind misses it if that server then leads the stream. Shut
+// servers down while little is published and queues are short; relay diff finds
+// what is missing all the same.
 //
 // A Broker is safe for concurrent use.
 package jetstream

@@ -42,6 +42,9 @@ type doubt struct {
 	through     bool      // something was confirmed behind the last one
 }
 
+// over reports whether a message got through, and no such answer came for a while.
+func (t *doubt) over(calm time.Duration) bool { return t.through && time.Since(t.last) >= calm }
+
 func newDoubts(exchange string) *doubts {
 	return &doubts{
 		exchange: exchange, patience: doubtPatience, calm: doubtCalm,
@@ -68,7 +71,7 @@ func (s *doubts) dispel(topic string) {
 	if t == nil {
 		return
 	}
-	if t.through = true; time.Since(t.last) >= s.calm {
+	if t.through = true; t.over(s.calm) {
 		delete(s.topics, topic)
 	}
 }
@@ -97,7 +100,7 @@ func (s *doubts) returned(d *delivery) error {
 func (s *doubts) judge(d *delivery, refused *RefusedError) error {
 	now := time.Now()
 	t := s.topics[d.topic]
-	if t == nil || t.through && now.Sub(t.last) >= s.calm {
+	if t == nil || t.over(s.calm) {
 		t = &doubt{first: now}
 		s.topics[d.topic] = t
 	}

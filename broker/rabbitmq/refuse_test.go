@@ -160,28 +160,34 @@ func TestMessagesThatAMQPCannotCarry(t *testing.T) {
 	}
 }
 
-// TestNackedMessage uses a queue of an operator's making, which refuses what it has no room for. That is an
-// outage at first and tells of the message only when it lasts.
+// bindShort declares a queue of an operator's making for "account", with room for one message, which refuses
+// the next ones.
+func (r *rig) bindShort(queue string) {
+	r.t.Helper()
+	_, err := r.ch.QueueDeclare(queue, true, false, false, false, map[string]any{
+		"x-max-length": 1, "x-overflow": "reject-publish",
+	})
+	if err == nil {
+		err = r.ch.QueueBind(queue, "account", r.exchange, false, nil)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// A message that is nacked is an outage at first, and refused only when that lasts.
 func TestNackedMessage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	b, queue := r.open(Config{}), r.queue()
-	_, err := r.ch.QueueDeclare(queue, true, false, false, false, map[string]any{
-		"x-max-length": 1, "x-overflow": "reject-publish",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.ch.QueueBind(queue, "account", r.exchange, false, nil); err != nil {
-		t.Fatal(err)
-	}
+	r.bindShort(queue)
 	topics, msgs := series("account", 5)
 	errs := b.PublishAsync(t.Context(), topics, msgs)(t.Context())
 	if len(errs) != 5 || !outage(errs[4]) {
 		t.Errorf("have errors %v, want the last one an outage", errs)
 	}
 	b.publisher.doubts.patience = time.Nanosecond
-	err = b.PublishAsync(t.Context(), topics[:1], msgs[:1])(t.Context())[0]
+	err := b.PublishAsync(t.Context(), topics[:1], msgs[:1])(t.Context())[0]
 	var refused *RefusedError
 	if !errors.As(err, &refused) || refused.Permanent() || refused.Unroutable() {
 		t.Errorf("after a long time: have error %v, want a refusal, neither permanent nor unroutable", err)
@@ -203,15 +209,7 @@ func TestSlowlyEmptiedQueue(t *testing.T) {
 	r := newRig(t)
 	b, queue := r.open(Config{}), r.queue()
 	b.publisher.doubts.patience = time.Second
-	_, err := r.ch.QueueDeclare(queue, true, false, false, false, map[string]any{
-		"x-max-length": 1, "x-overflow": "reject-publish",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.ch.QueueBind(queue, "account", r.exchange, false, nil); err != nil {
-		t.Fatal(err)
-	}
+	r.bindShort(queue)
 	topics, msgs := series("account", 5)
 	start := time.Now()
 	eventually(t, "a refusal", func() bool {

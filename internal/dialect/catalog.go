@@ -33,6 +33,10 @@ type Column struct {
 	Unique bool
 }
 
+// IsTinyBool reports whether the column is a tinyint(1): MySQL's boolean, which it keeps as
+// a number.
+func (c *Column) IsTinyBool() bool { return strings.HasPrefix(c.Type, "tinyint(1)") }
+
 // Table is what the catalogue says about a table, columns in order.
 type Table struct {
 	Name    string

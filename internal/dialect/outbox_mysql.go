@@ -134,7 +134,7 @@ func mysqlInteger(c Column) bool {
 func mysqlKeyFault(c Column) string {
 	charset, _, _ := strings.Cut(c.Collation, "_")
 	switch {
-	case strings.HasPrefix(c.Type, "tinyint(1)"):
+	case c.IsTinyBool():
 		return "is " + c.Type + ", which is sent as true or false and kept as a number: make it smallint"
 	case mysqlInteger(c), c.Base == "uuid", c.Base == "inet4", c.Base == "inet6":
 		return ""

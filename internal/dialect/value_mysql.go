@@ -29,7 +29,7 @@ func AppendMySQLValue(dst []byte, value any, c Column, decimalText bool) ([]byte
 	}
 	switch c.Base {
 	case "tinyint", "bit":
-		if isBool := strings.HasPrefix(c.Type, "tinyint(1)") || c.Type == "bit(1)"; isBool && (text == "0" || text == "1") {
+		if isBool := c.IsTinyBool() || c.Type == "bit(1)"; isBool && (text == "0" || text == "1") {
 			return strconv.AppendBool(dst, text == "1"), nil
 		}
 		return append(dst, text...), nil

@@ -48,11 +48,8 @@ var _ message.Publisher = (*Tx)(nil)
 // published. The messages' contexts are not used. Watermill asks for publishers
 // that are safe for concurrent use; this one is a transaction and is not.
 func (tx *Tx) Publish(topic string, msgs ...*message.Message) error {
-	if tx.flushing {
-		return fmt.Errorf("outbox: publish on %s: %w", topic, ErrFlushing)
-	}
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.usable("publish on", topic); err != nil {
+		return err
 	}
 	if err := event.ValidateTopic(topic); err != nil {
 		return fmt.Errorf("outbox: publish: %w: %w", ErrMessage, err)

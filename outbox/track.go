@@ -25,24 +25,15 @@ type before map[string]json.RawMessage
 //
 // For an entity without tracked columns it does nothing.
 func (tx *Tx) Track(ctx context.Context, entity string, keys ...any) error {
-	if tx.flushing {
-		return fmt.Errorf("outbox: track %s: %w", entity, ErrFlushing)
-	}
-	if tx.ended != nil {
-		return tx.ended
-	}
-	p, err := tx.ob.plan(ctx, tx.tx, entity)
-	if err != nil {
+	if err := tx.usable("track", entity); err != nil {
 		return err
 	}
-	texts, err := keyTexts(&p.Entity, keys)
+	p, err := tx.ob.plan(ctx, tx.tx, entity)
 	if err != nil || len(p.tracked) == 0 {
 		return err
 	}
-	if len(texts) == 0 {
-		return nil
-	}
-	if texts, err = p.spell(tx.ob.dialect, texts); err != nil {
+	texts, err := tx.spelled(p, keys)
+	if err != nil || len(texts) == 0 {
 		return err
 	}
 	known := tx.tracked[entity]

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
 )
@@ -162,6 +163,24 @@ func (tx *Tx) PrepareContext(ctx context.Context, query string) (*sql.Stmt, erro
 	return tx.tx.PrepareContext(ctx, query)
 }
 
+// usable returns why the transaction takes nothing that is to be done now, to an entity
+// or topic.
+func (tx *Tx) usable(what, of string) error {
+	if tx.flushing {
+		return fmt.Errorf("outbox: %s: %w", strings.TrimSpace(what+" "+of), ErrFlushing)
+	}
+	return tx.ended
+}
+
+// spelled returns the texts of keys as the database spells them.
+func (tx *Tx) spelled(p *plan, keys []any) ([]string, error) {
+	texts, err := keyTexts(&p.Entity, keys)
+	if err != nil || len(texts) == 0 {
+		return nil, err
+	}
+	return p.spell(tx.ob.dialect, texts)
+}
+
 // Saved marks rows of an entity as created or changed. It does no I/O: the rows
 // are read at the flush, and each key gives one event however often it is marked.
 // Without keys it does nothing. Keys in a slice are passed one by one, or see
@@ -171,11 +190,8 @@ func (tx *Tx) Saved(entity string, keys ...any) error {
 	if !known {
 		return tx.ob.unknown(entity)
 	}
-	if tx.flushing {
-		return fmt.Errorf("outbox: saved %s: %w", entity, ErrFlushing)
-	}
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.usable("saved", entity); err != nil {
+		return err
 	}
 	texts, err := keyTexts(&e, keys)
 	if err != nil {
@@ -210,24 +226,15 @@ func (tx *Tx) Deleting(ctx context.Context, entity string, keys ...any) error {
 }
 
 func (tx *Tx) remove(ctx context.Context, entity string, keys []any, operation func(*plan) operation) error {
-	if tx.flushing {
-		return fmt.Errorf("outbox: delete %s: %w", entity, ErrFlushing)
-	}
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.usable("delete", entity); err != nil {
+		return err
 	}
 	p, err := tx.ob.plan(ctx, tx.tx, entity)
 	if err != nil {
 		return err
 	}
-	texts, err := keyTexts(&p.Entity, keys)
-	if err != nil {
-		return err
-	}
-	if len(texts) == 0 {
-		return nil
-	}
-	if texts, err = p.spell(tx.ob.dialect, texts); err != nil {
+	texts, err := tx.spelled(p, keys)
+	if err != nil || len(texts) == 0 {
 		return err
 	}
 	tx.unmark(p, texts)
@@ -313,11 +320,8 @@ func cloneMarks(marks []*mark) []*mark {
 // that were published go between them, see [Tx.Publish]. It may be called more
 // than once. After an error the transaction must be rolled back.
 func (tx *Tx) Flush(ctx context.Context) error {
-	if tx.flushing {
-		return fmt.Errorf("outbox: flush: %w", ErrFlushing)
-	}
-	if tx.ended != nil {
-		return tx.ended
+	if err := tx.usable("flush", ""); err != nil {
+		return err
 	}
 	for _, m := range tx.marks {
 		if m.entity == "" {

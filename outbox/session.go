@@ -190,12 +190,17 @@ func (tx *Tx) flushAndCommit(ctx context.Context) error {
 	if err := tx.Flush(ctx); err != nil {
 		return err
 	}
+	var args []string
+	if p != nil {
+		if args, err = tx.ob.saveOneArgs(ctx, key); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil { // which the driver may notice too late
+		return commitFault(err)
+	}
 	if p == nil {
 		return commitFault(tx.session.commit(ctx))
-	}
-	args, err := tx.ob.saveOneArgs(ctx, key)
-	if err != nil {
-		return err
 	}
 	err = tx.session.executeAndCommit(ctx, p.sql.SaveOne, args...)
 	switch {

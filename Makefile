@@ -1,17 +1,22 @@
 # `make` alone prints what there is to make.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-# Longer than the slowest package takes on two cores with the race detector on.
-TIMEOUT ?= 15m
+# Longer than the slowest package takes on two busy cores with the race detector on.
+TIMEOUT ?= 30m
 # For more of go test, such as TESTFLAGS='-count=1 -run TestRelay'.
 TESTFLAGS ?=
 PACKAGES ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test orm lint bench
+.PHONY: help fetch up down test orm lint bench
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+fetch: ## download the Go modules that the others need, and build the linter
+	go mod download
+	go -C examples/orm mod download
+	go run $(GOLANGCI_LINT) version
 
 up: ## start the servers that the tests need (PostgreSQL, RabbitMQ, MariaDB)
 	scripts/services up

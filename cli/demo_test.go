@@ -177,7 +177,7 @@ func TestDemoFails(t *testing.T) {
 	if _, err := db.ExecContext(t.Context(), `DROP TABLE lockstep_demo_master.accounts`); err != nil {
 		t.Fatal(err)
 	}
-	if code, _ := p.exit(10 * time.Second); code != 1 || !strings.Contains(p.log.String(), "relay: demo: ") || !strings.Contains(p.log.String(), "accounts") {
+	if code, _ := p.exit(20 * time.Second); code != 1 || !strings.Contains(p.log.String(), "relay: demo: ") || !strings.Contains(p.log.String(), "accounts") {
 		t.Errorf("exit code %d, want 1 and the reason", code)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -177,12 +178,21 @@ func TestRunAndConsume(t *testing.T) {
 	}
 }
 
+// lingers makes each statement of a kind take a moment, so that all of them take longer
+// than a machine halts.
+func (p *pipeline) lingers(db *sql.DB, kind string) {
+	p.t.Helper()
+	p.exec(db, `CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END $$`,
+		`CREATE TRIGGER linger AFTER `+kind+` FOR EACH STATEMENT EXECUTE FUNCTION linger()`)
+}
+
 // An interrupted relay settles what is under way: each event is either in the
 // outbox or in the queue, none in both.
 func TestRunDrains(t *testing.T) {
 	t.Parallel()
 	p := newPipeline(t)
 	const total = 40_000
+	p.lingers(p.master, "DELETE ON outbox")
 	p.exec(p.master, fmt.Sprintf(`INSERT INTO outbox (topic, key, payload) SELECT '%s', n::text, '{}' FROM generate_series(1, %d) n`, p.entity, total))
 	run := p.run("--batch-size", "50")
 	eventually(t, func() string {
@@ -219,6 +229,7 @@ func TestConsumeDrains(t *testing.T) {
 		return ""
 	})
 	run.exitsCleanly()
+	p.lingers(p.replica, "INSERT ON account_ref")
 	consume := p.consume("--batch-size", "20")
 	eventually(t, func() string {
 		if p.count(p.replica, "account_ref") == 0 {
@@ -246,7 +257,7 @@ func stalled(t *testing.T, drain string) *process {
 	p := newPipeline(t)
 	hanging := newProxy(t, p.brokerURL)
 	p.brokerURL = hanging.url
-	run := p.run("--drain", drain, "--lease", "1s")
+	run := p.run("--drain", drain, "--lease", "5s") // which a busy machine does not lose
 	run.waitLog("relaying")
 	hanging.set(stalls)
 	p.exec(p.master, fmt.Sprintf(`INSERT INTO outbox (topic, key, payload) SELECT '%s', n::text, '{}' FROM generate_series(1, 100) n`, p.entity))
@@ -337,7 +348,10 @@ func TestOutagesInTheLog(t *testing.T) {
 // A command that is interrupted while it connects has nothing to finish.
 func TestInterruptedWhileConnecting(t *testing.T) {
 	t.Parallel()
-	run := start(t, nil, "run", "--database-url", "postgres://u:"+secret+"@"+listen(t, silent)+"/name?sslmode=disable", "--broker-url", noBroker)
+	connected := make(chan struct{}, 10)
+	database := listen(t, func(conn net.Conn) { connected <- struct{}{}; silent(conn) })
+	run := start(t, nil, "run", "--database-url", "postgres://u:"+secret+"@"+database+"/name?sslmode=disable", "--broker-url", noBroker)
+	<-connected
 	select {
 	case <-run.done:
 		t.Fatal("the relay did not wait for its database")

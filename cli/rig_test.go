@@ -23,7 +23,7 @@ import (
 const secret = "s3cret"
 
 // patience is for steps that take milliseconds on an idle machine.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // binaryFolder is where relayBinary builds.
 var binaryFolder string

@@ -70,7 +70,7 @@ func TestProgress(t *testing.T) {
 	if _, screen, _ = onTerminal(t, env, "", append(sync, "--quiet", "--rate", "80/s")...); screen != "" {
 		t.Errorf("--quiet showed %q", screen)
 	}
-	o := run(t, env, "", append(sync, "--rate", "7/s")...)
+	o := run(t, env, "", append(sync, "--rate", "5/s")...)
 	o.expect(t, 0)
 	if want := `(?m)^\w[\w ]*: \d+ of 40 rows, \d+%, \d+ rows/s, \ds left$`; !regexp.MustCompile(want).MatchString(o.stderr) || strings.ContainsAny(o.stderr, "\r|\x1b") {
 		t.Errorf("no plain lines: %q", o.stderr)

@@ -128,9 +128,10 @@ func TestSyncCommand(t *testing.T) {
 // A sync that is interrupted says so, and goes on where it was with --resume.
 func TestSyncResumesCommand(t *testing.T) {
 	t.Parallel()
-	s := newSides(t, 40)
+	const rows = 150 // so many that they are not all sent while the machine halts
+	s := newSides(t, rows)
 	env := append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL)
-	p := start(t, env, "sync", "--cqrs-id", "account", "--all", "--rate", "10/s")
+	p := start(t, env, "sync", "--cqrs-id", "account", "--all", "--rate", "10/s", "--batch", "5")
 	eventually(t, func() string {
 		if n := s.int(s.master, `SELECT count(*) FROM outbox`); n < 10 {
 			return fmt.Sprintf("%d rows are sent", n)
@@ -142,17 +143,17 @@ func TestSyncResumesCommand(t *testing.T) {
 		t.Fatalf("exit code %d, want 1 and a word about --resume", code)
 	}
 	sent := s.int(s.master, `SELECT count(*) FROM outbox`)
-	if sent == 40 {
+	if sent == rows {
 		t.Fatal("nothing is left to resume: the test proves nothing")
 	}
 	o := s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--resume")
-	o.wantOut(t, fmt.Sprintf("%d rows synced\n", 40-sent))
+	o.wantOut(t, fmt.Sprintf("%d rows synced\n", rows-sent))
 	o.expect(t, 0, "resuming behind key")
-	if n := s.int(s.master, `SELECT count(DISTINCT key) FROM outbox`); n != 40 {
-		t.Errorf("%d rows were sent in both runs, want 40", n)
+	if n := s.int(s.master, `SELECT count(DISTINCT key) FROM outbox`); n != rows {
+		t.Errorf("%d rows were sent in both runs, want %d", n, rows)
 	}
 	o = s.onMaster("", "sync", "--cqrs-id", "account", "--all", "--resume") // it was done: from the beginning
-	o.wantOut(t, "40 rows synced\n")
+	o.wantOut(t, fmt.Sprintf("%d rows synced\n", rows))
 	o.expect(t, 0, "was not broken off", "first row")
 
 	// Nothing was sent, so there is nothing to go on with.

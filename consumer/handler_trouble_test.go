@@ -63,8 +63,8 @@ func TestHandlerFailures(t *testing.T) {
 		{"panic", "retries", "panic: boom | goroutine", func(context.Context, Tx) error { panic("boom") }},
 		{"nil panic", "retries", "panic", func(context.Context, Tx) error { panic(nil) }},
 		{"exit", "retries", "ended its goroutine", func(context.Context, Tx) error { runtime.Goexit(); return nil }},
-		{"timeout", "retries", "not done within 500ms", func(ctx context.Context, _ Tx) error { <-ctx.Done(); return ctx.Err() }},
-		{"timeout not told", "retries", "not done within 500ms", func(ctx context.Context, tx Tx) error {
+		{"timeout", "retries", "not done within 2s", func(ctx context.Context, _ Tx) error { <-ctx.Done(); return ctx.Err() }},
+		{"timeout not told", "retries", "not done within 2s", func(ctx context.Context, tx Tx) error {
 			<-ctx.Done()
 			_, _ = tx.ExecContext(context.WithoutCancel(ctx), "INSERT INTO author_log VALUES (0, '', 'late', 0)")
 			return nil
@@ -84,7 +84,11 @@ func TestHandlerFailures(t *testing.T) {
 	}
 	eachDialect(t, func(t *testing.T, d Dialect) {
 		for _, tc := range tests {
-			r, run := runAuthors(t, d, Config{HandlerTimeout: 500 * time.Millisecond}, func(ctx context.Context, tx Tx, ev Event[author]) error {
+			cfg := Config{}
+			if strings.HasPrefix(tc.name, "timeout") {
+				cfg.HandlerTimeout = 2 * time.Second // which is enough for the good one
+			}
+			r, run := runAuthors(t, d, cfg, func(ctx context.Context, tx Tx, ev Event[author]) error {
 				if ev.Key == "1" {
 					if err := logAuthor(ctx, tx, ev); err != nil {
 						return err
@@ -180,7 +184,12 @@ func TestHandlerOutage(t *testing.T) {
 			for key := range 10 {
 				run.broker.deliver(authorEvent("SAVE", key+2, 1, "x"))
 			}
-			eventually(t, "the consumer pauses", func() bool { return r.Stats().Pauses == 1 })
+			// All of them: for one that met the outage and comes to wait when the others go on, there is another.
+			eventually(t, "all workers wait", func() bool {
+				r.outages.mu.Lock()
+				defer r.outages.mu.Unlock()
+				return r.outages.waiting["database"] == min(10, defaultWorkers)
+			})
 			mustExec(t, r.db, "ALTER TABLE away RENAME TO replica_inbox")
 			run.awaitAcked(t, 11)
 			if s := r.Stats(); s.Applied != 11 || s.Retried+s.Dead != 0 || s.Pauses != 1 {
@@ -273,7 +282,7 @@ func TestHandlerNeverReturns(t *testing.T) {
 	release, probe, probed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	defer close(release)
 	db := openDB(t, Postgres, authorLog)
-	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: 500 * time.Millisecond, DrainTimeout: 500 * time.Millisecond, Logger: book.logger()})
+	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: 3 * time.Second, DrainTimeout: 500 * time.Millisecond, Logger: book.logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +346,7 @@ func TestNoDB(t *testing.T) {
 	t.Parallel()
 	db, _ := testdb.SQLite(t)
 	migrate(t, db, SQLite)
-	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: time.Second})
+	c, err := New(db, newTestBroker(), Config{Queue: "replica", HandlerTimeout: 4 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,8 +382,8 @@ func TestNoDB(t *testing.T) {
 	if s := r.Stats(); s.Applied != int64(n+2) || s.Late != 1 || s.Retried != 1 || s.Dead != 1 || s.Pauses != 0 {
 		t.Errorf("have %+v, want %d applied, 1 late, 1 retried, 1 dead", s, n+2)
 	}
-	if log.overlaps > 0 || log.most != defaultWorkers {
-		t.Errorf("%d overlaps, %d at a time", log.overlaps, log.most)
+	if log.overlaps > 0 || log.most < 2 || log.most > defaultWorkers { // a busy machine may never bring all of them together
+		t.Errorf("%d overlaps, %d at a time; want 0, and up to %d", log.overlaps, log.most, defaultWorkers)
 	}
 	if n := dump(t, db, "SELECT 1 FROM replica_inbox"); len(n) != 0 {
 		t.Errorf("%d notes of what was seen", len(n))

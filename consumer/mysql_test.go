@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"fmt"
@@ -194,8 +195,20 @@ func TestMySQLLocks(t *testing.T) {
 func TestMySQLRowMadeMeanwhile(t *testing.T) {
 	t.Parallel()
 	r := accountRig(t, MySQL)
-	// The trigger holds the insertion up between the look and the writing.
-	mustExec(t, r.db, "CREATE TRIGGER held BEFORE INSERT ON account_ref FOR EACH ROW SET @x = IF(NEW.title = 'late', SLEEP(0.5), 0)")
+	// The trigger holds the insertion up between the look and the writing, until a lock is given back.
+	holder, err := r.db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holder.Close() }()
+	onHolder := func(statement string) (n int) {
+		if err := holder.QueryRowContext(t.Context(), statement).Scan(&n); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+		return n
+	}
+	lock := "'" + strings.ToLower(rand.Text()) + "'" // it is the whole server's
+	mustExec(t, r.db, "CREATE TRIGGER held BEFORE INSERT ON account_ref FOR EACH ROW SET @x = IF(NEW.title = 'late', GET_LOCK("+lock+", 60) + RELEASE_LOCK("+lock+"), 0)")
 	key := 0
 	for revision, want := range map[int]tally{3: {stale: 1}, 5: {duplicate: 1}, 6: {applied: 1}} {
 		for _, others := range []int{0, 2} {
@@ -207,6 +220,7 @@ func TestMySQLRowMadeMeanwhile(t *testing.T) {
 			want := want
 			want.applied += others
 			batch, done := r.read(t, messages), make(chan result, 1)
+			onHolder("SELECT GET_LOCK(" + lock + ", 60)")
 			go func() {
 				res, err := r.engine.apply(t.Context(), batch, nil)
 				if err != nil {
@@ -214,8 +228,11 @@ func TestMySQLRowMadeMeanwhile(t *testing.T) {
 				}
 				done <- res
 			}()
-			linger(t.Context(), 200*time.Millisecond)
+			eventually(t, "the insertion is held up", func() bool {
+				return onHolder("SELECT count(*) FROM information_schema.processlist WHERE db = database() AND state = 'User lock'") == 1
+			})
 			mustExec(t, r.db, fmt.Sprintf("INSERT INTO account_ref (id, title, cqrs_revision, cqrs_updated) VALUES (%d, 'five', 5, '%s')", key, timeText(MySQL, at(5))))
+			onHolder("SELECT RELEASE_LOCK(" + lock + ")")
 			res := <-done
 			if diff := cmp.Diff(want, res.tally, cmp.AllowUnexported(tally{})); diff != "" || len(res.failures) > 0 {
 				t.Errorf("revision %d beside %d others: failures %v, counters (-want +have):\n%s", revision, others, res.failures, diff)

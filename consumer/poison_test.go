@@ -50,7 +50,7 @@ func TestPoisonEndsOnceAndHoldsUpNothing(t *testing.T) {
 			sent += 3
 		}
 		start := time.Now()
-		for broker.settledAll() < sent && time.Since(start) < 40*time.Second {
+		for broker.settledAll() < sent && time.Since(start) < 2*enough {
 			linger(t.Context(), 5*time.Millisecond)
 		}
 		if acked, nacked := broker.counts(); acked != sent || nacked != 0 {

@@ -58,7 +58,7 @@ func TestDatabaseRefusesForATime(t *testing.T) {
 		"PostgreSQL, read-only":                  {dialect: Postgres, begin: raise("25006"), end: "DROP TRIGGER refused ON account_ref"},
 		"PostgreSQL, full":                       {dialect: Postgres, begin: raise("53100"), end: "DROP TRIGGER refused ON account_ref"},
 		"PostgreSQL, lock and lock_timeout":      {dialect: Postgres, setting: "lock_timeout", value: "20", lock: lockTable},
-		"PostgreSQL, lock and statement_timeout": {dialect: Postgres, setting: "statement_timeout", value: "300", lock: lockTable},
+		"PostgreSQL, lock and statement_timeout": {dialect: Postgres, setting: "statement_timeout", value: "3000", lock: lockTable},
 		"PostgreSQL, lock":                       {dialect: Postgres, setting: "application_name", value: "x", lock: lockTable},
 		"MariaDB, read-only":                     {dialect: MySQL, begin: signal(1290), end: "DROP TRIGGER refused"},
 		"MariaDB, full":                          {dialect: MySQL, begin: signal(1114), end: "DROP TRIGGER refused"},
@@ -116,7 +116,8 @@ func (f refusal) run(t *testing.T) {
 	own.SetMaxOpenConns(1)
 	r := rigOn(t, own, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns, MaxRetries: NoRetries}})
 	log := newLogCount()
-	r.cfg.Now, r.cfg.TransactionTimeout, r.cfg.Logger = time.Now, time.Second, slog.New(log)
+	// Long enough for a batch on a machine that halts now and then: else that is an outage, too.
+	r.cfg.Now, r.cfg.TransactionTimeout, r.cfg.Logger = time.Now, 5*time.Second, slog.New(log)
 	broker := newTestBroker()
 	run := r.start(t, broker, broker)
 	broker.deliver(save(1, 1, "one"))

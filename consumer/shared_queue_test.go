@@ -85,8 +85,9 @@ func (p *djangoPeer) send(ch *amqp.Channel, key string, body []byte) {
 }
 
 // fail takes up to n deliveries of the queue and fails with each: it publishes it
-// again for another attempt and drops the original. What else it was given goes back.
-func (p *djangoPeer) fail(n int, models ...string) (failed int) {
+// again for another attempt and drops the original. What else it was given goes back. It
+// ends earlier when nothing that it could fail with has come for a while.
+func (p *djangoPeer) fail(n int, while time.Duration, models ...string) (failed int) {
 	ch := p.channel(models...)
 	defer func() { _ = ch.Close() }()
 	if err := ch.Qos(20, 0, false); err != nil {
@@ -96,7 +97,7 @@ func (p *djangoPeer) fail(n int, models ...string) (failed int) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	idle := time.NewTimer(2 * time.Second)
+	idle := time.NewTimer(while)
 	defer idle.Stop()
 	for failed < n {
 		select {
@@ -109,6 +110,7 @@ func (p *djangoPeer) fail(n int, models ...string) (failed int) {
 			p.send(ch, "cqrs."+p.queue+"."+model, bytes.Replace(d.Body, []byte(`"retries":0`), []byte(`"retries":1`), 1))
 			_ = d.Nack(false, false)
 			failed++
+			idle.Reset(while)
 		case <-idle.C:
 			return failed
 		}
@@ -174,9 +176,9 @@ func TestQueueSharedWithDjango(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			done := make(chan error, 1)
-			failed := p.fail(30, models...) // before there is another consumer, so that it gets some
+			failed := p.fail(30, enough, models...) // before there is another consumer, so that it gets some
 			go func() { done <- r.Run(ctx) }()
-			failed += p.fail(30, models...)
+			failed += p.fail(30, 2*time.Second, models...)
 			eventually(t, "all is settled", func() bool {
 				s := r.Stats()
 				return s.Applied+s.Duplicate+s.Stale+s.Superseded == int64(total) && s.Dead == strangers

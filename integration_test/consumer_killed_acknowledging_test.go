@@ -25,7 +25,7 @@ func TestConsumerKilledBetweenCommitAndAcknowledgement(t *testing.T) {
 	way.mend()
 	until(t, "the messages are in the queue again", func() bool { return r.depth(t) == writersKeys })
 	next := r.startConsumer(t)
-	until(t, "they come again", func() bool { return next.Stats().Received >= writersKeys })
+	until(t, "they come again", func() bool { return next.Stats().Duplicate >= writersKeys })
 	next.stop(t)
 	if s := next.Stats(); s.Duplicate != writersKeys || s.Applied > 0 || s.Retried+s.Dead > 0 {
 		t.Errorf("of %d messages that came again %d were duplicates and %d applied, want all duplicates: %+v", writersKeys, s.Duplicate, s.Applied, s)

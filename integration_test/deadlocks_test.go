@@ -68,7 +68,7 @@ func (r *rig) deadlock(t *testing.T, one, other int64) {
 			t.Errorf("writer: %v", err)
 		}
 	}
-	if gaveUp != 1 {
-		t.Errorf("%d of two transactions were deadlocked, want one", gaveUp)
+	if gaveUp == 0 { // both, where the other one then met a writer's locks on MariaDB
+		t.Error("none of the two transactions was deadlocked: the test shows nothing")
 	}
 }

@@ -122,7 +122,7 @@ func (r *rig) heldByConsumer(t *testing.T) (unlock func()) {
 func TestPostgresBrokerWaitsForItsStandby(t *testing.T) {
 	t.Parallel()
 	server := newCluster(t)
-	b, err := broker.Open(t.Context(), server.dsn("lockstep", "master")+"&confirm_timeout=1s", broker.Options{})
+	b, err := broker.Open(t.Context(), server.dsn("lockstep", "master")+"&confirm_timeout=2s", broker.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,11 +138,20 @@ func TestPostgresBrokerWaitsForItsStandby(t *testing.T) {
 		})
 	}
 	publish := func() error { return b.Publish("account", message.NewMessage(watermill.NewUUID(), []byte("{}"))) }
-	if err := publish(); err != nil {
-		t.Fatal(err)
-	}
+	until(t, "publishing works", func() bool { return publish() == nil })
 	standby("away")
-	until(t, "the server waits for its standby", func() bool { return publish() != nil }) // its checkpointer decides that
+	until(t, "the server waits for its standby", func() bool { // its checkpointer decides that
+		published := make(chan error, 1)
+		go func() { published <- publish() }()
+		for waits := false; ; {
+			select {
+			case err := <-published:
+				return waits && err != nil
+			case <-time.After(20 * time.Millisecond):
+				waits = waits || number(t, server.admin, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") > 0
+			}
+		}
+	})
 	for range 3 {
 		if publish() == nil {
 			t.Error("confirmed, and no standby has it")
@@ -162,10 +171,9 @@ func TestPostgresBrokerTerminated(t *testing.T) {
 	w := r.startWriters(t)
 	for range 4 {
 		r.progress(t)
-		n := number(t, r.master, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '`+r.suffix+`_broker'`)
-		if n == 0 {
-			t.Error("no connection of the broker was there to be terminated")
-		}
+		until(t, "a connection of the broker is terminated", func() bool {
+			return number(t, r.master, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '`+r.suffix+`_broker'`) > 0
+		})
 	}
 	r.progress(t)
 	w.stop()

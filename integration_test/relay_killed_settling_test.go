@@ -33,7 +33,7 @@ func TestRelayKilledBetweenConfirmationAndDeletion(t *testing.T) {
 	if n := number(t, r.master, "SELECT count(*) FROM outbox"); n != writersKeys {
 		t.Errorf("%d rows are in the outbox, want all %d", n, writersKeys)
 	}
-	r.startRelayProcess(t, r.brokerURL)
+	r.startRelayProcess(t, r.brokerURL, "--lease", relayLease.String()) // which it does not lose with messages under way
 	if n := repeats(r.settled(t)); n != writersKeys {
 		t.Errorf("%d messages were published twice, want all %d", n, writersKeys)
 	}

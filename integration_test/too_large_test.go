@@ -25,6 +25,9 @@ func TestMessageOverTheBrokersLimit(t *testing.T) {
 	})
 	until(t, "the message is dead", func() bool { return number(t, r.master, "SELECT count(*) FROM outbox_dead") > 0 })
 	r.progress(t) // others go on
+	until(t, "the small one is applied", func() bool {
+		return number(t, r.replica, "SELECT count(*) FROM account_ref WHERE account_id = $1", key) == 1
+	})
 	if have := number(t, r.replica, "SELECT cqrs_revision FROM account_ref WHERE account_id = $1", key); have != 1 {
 		t.Errorf("the replica has revision %d of the account, want 1, for the next cannot be sent", have)
 	}

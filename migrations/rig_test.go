@@ -18,7 +18,7 @@ var ours = []string{"outbox", "outbox_dead", "outbox_failures", "outbox_leases",
 const versionTable = "lockstep_db_version"
 
 // patience is for what takes milliseconds on an idle machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 var allNames = []string{"00001_master", "00002_replica", "00003_replica_retention"}
 

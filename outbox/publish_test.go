@@ -219,7 +219,7 @@ func TestWatermillEventBus(t *testing.T) {
 				if want := (orderPlaced{7, amount}); e != want {
 					t.Errorf("the handler got %+v, want %+v", e, want)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("the handler got nothing for 20 s")
 			}
 		}

@@ -21,7 +21,7 @@ func within(t *testing.T, work func() error) (panicked any, err error) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the transaction does not come to an end")
 	}
 	return panicked, err

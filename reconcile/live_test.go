@@ -109,7 +109,7 @@ func (r *rig) change(id int, name string) error {
 // settled waits until nothing differs any more.
 func (r *rig) settled() {
 	r.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(2 * time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -122,7 +122,7 @@ func (r *rig) settled() {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			r.t.Fatalf("after 30s %d events are pending and %+v (%v)", pending, s, err)
+			r.t.Fatalf("after two minutes %d events are pending and %+v (%v)", pending, s, err)
 		}
 	}
 }

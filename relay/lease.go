@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/lockstep-go/lockstep/internal/dialect"
@@ -23,8 +24,9 @@ type lease struct {
 	term   int64
 	ttl    time.Duration
 	// until is when the lease runs out by this process's monotonic clock, counted
-	// from before the database was asked, so never later than the database has it.
-	until time.Time
+	// from before the database was asked, so never later than the database has it. Only
+	// keep changes it.
+	until atomic.Pointer[time.Time]
 	// noted says that the lease asks writers to notify. The reader owns it.
 	noted bool
 }
@@ -55,7 +57,8 @@ func (s *store) acquire(ctx context.Context, of share, holder string, ttl time.D
 	if !vacant {
 		return nil, nil //nolint:nilnil // somebody else's lease is neither ours nor an error
 	}
-	l := &lease{store: s, share: of, holder: holder, ttl: ttl, until: time.Now().Add(ttl)}
+	l := &lease{store: s, share: of, holder: holder, ttl: ttl}
+	l.extend(time.Now())
 	l.term, err = bounded(ctx, callTimeout, func(ctx context.Context) (int64, error) { return s.agree(ctx, of, holder, ttl) })
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -134,7 +137,7 @@ func (l *lease) keep(ctx context.Context, every time.Duration, position func() i
 			lost(err)
 			return
 		}
-		if time.Until(l.until) < every/2 {
+		if l.left() < every/2 {
 			lost(fmt.Errorf("%w: not renewed in time: %w", errLeaseLost, err))
 			return
 		}
@@ -144,7 +147,7 @@ func (l *lease) keep(ctx context.Context, every time.Duration, position func() i
 func (l *lease) renew(ctx context.Context, every time.Duration, position int64) error {
 	// The call must be over, one way or the other, while the lease still holds.
 	asked := time.Now()
-	result, err := bounded(ctx, time.Until(l.until)-every/2, func(ctx context.Context) (sql.Result, error) {
+	result, err := bounded(ctx, l.left()-every/2, func(ctx context.Context) (sql.Result, error) {
 		return l.query(l.db).ExecContext(ctx, l.sql.Renew, l.share.shard, l.holder, l.term, l.ttl.Milliseconds(), position)
 	})
 	if err != nil {
@@ -153,8 +156,24 @@ func (l *lease) renew(ctx context.Context, every time.Duration, position int64) 
 	if n, err := result.RowsAffected(); err == nil && n == 0 {
 		return fmt.Errorf("%w: another relay has taken over", errLeaseLost)
 	}
-	l.until = asked.Add(l.ttl)
+	l.extend(asked)
 	return nil
+}
+
+func (l *lease) extend(from time.Time) {
+	until := from.Add(l.ttl)
+	l.until.Store(&until)
+}
+
+func (l *lease) left() time.Duration { return time.Until(*l.until.Load()) }
+
+// holds returns when the lease has not run out, or when ctx has ended. A process that was
+// halted goes on everywhere at once: keep takes a moment to find out that it was for too
+// long, and nothing may leave until then.
+func (l *lease) holds(ctx context.Context) {
+	for l.left() <= 0 && ctx.Err() == nil {
+		wait(ctx, 10*time.Millisecond)
+	}
 }
 
 // release gives the lease up, so that another relay need not wait for its end.

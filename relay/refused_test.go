@@ -124,7 +124,7 @@ func TestStandbyAndDrainAreLogged(t *testing.T) {
 	onEach(t, func(t *testing.T, m master) {
 		var first, second syncBuffer
 		config := func(log *syncBuffer) relay.Config {
-			return relay.Config{LeaseTTL: time.Second, Logger: slog.New(slog.NewTextHandler(log, nil))}
+			return relay.Config{Logger: slog.New(slog.NewTextHandler(log, nil))}
 		}
 		leader, stop := m.start(t, &recorder{}, config(&first))
 		eventually(t, "one relay leads", func() bool { return leader.Stats().Leases == 1 })

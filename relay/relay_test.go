@@ -284,9 +284,10 @@ func TestOneRelayWorksTheOtherTakesOver(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, m master) {
 		first, second := &recorder{}, &recorder{}
-		one, stopOne := m.start(t, first, relay.Config{LeaseTTL: time.Second})
+		cfg := relay.Config{LeaseRenew: 300 * time.Millisecond} // nobody waits for a lease's end here
+		one, stopOne := m.start(t, first, cfg)
 		eventually(t, "the first holds the lease", func() bool { return one.Stats().Term == 1 })
-		two, stopTwo := m.start(t, second, relay.Config{LeaseTTL: time.Second})
+		two, stopTwo := m.start(t, second, cfg)
 		m.put(t, "a1", "a2")
 		m.drained(t)
 		stopOne()
@@ -385,5 +386,8 @@ func TestWritersWakeASleepingRelay(t *testing.T) {
 		m.put(t, fmt.Sprintf("a%d", i))
 		m.drained(t)
 	}
-	eventually(t, "a relay that works does not ask writers to notify", func() bool { return !asleep() })
+	eventually(t, "a relay that works does not ask writers to notify", func() bool {
+		m.put(t, "a2") // it sleeps again a second after its last work
+		return !asleep()
+	})
 }

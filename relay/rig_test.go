@@ -158,7 +158,7 @@ func (m master) count(t *testing.T, table string) (n int) {
 
 // patience bounds what must happen. It is far longer than it takes, for machines
 // that are busy with other things.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // eventually waits until the condition holds.
 func eventually(t *testing.T, what string, condition func() bool) {

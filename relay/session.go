@@ -114,6 +114,7 @@ func (s *session) send(ctx context.Context, rows []row) batch {
 		msgs[i] = newMessage(r)
 		rows[i].payload, rows[i].metadata = nil, nil
 	}
+	s.lease.holds(ctx)
 	if ctx.Err() != nil { // the lease is lost: nothing more may leave
 		return batch{rows: rows, wait: func(context.Context) []error { return allOf(len(rows), context.Cause(ctx)) }}
 	}

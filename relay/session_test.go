@@ -2,10 +2,14 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
 )
 
 // An outage is over when something gets through. What was sent behind the messages that
@@ -35,5 +39,72 @@ func TestOutageOutlastsTheBatchesBehindIt(t *testing.T) {
 	}
 	if !r.paused.Load() || strings.Contains(said.String(), "resumed") {
 		t.Errorf("with nothing confirmed the relay goes on:\n%s", said.String())
+	}
+}
+
+// counting confirms all and counts it.
+type counting struct {
+	PipelinedPublisher
+	sent atomic.Int64
+}
+
+func (c *counting) PublishAsync(_ context.Context, _ []string, msgs []*message.Message) func(context.Context) []error {
+	c.sent.Add(int64(len(msgs)))
+	return func(context.Context) []error { return nil }
+}
+
+// A process that was halted for longer than its lease sends nothing before it knows whether
+// it still has one.
+func TestNothingIsSentInDoubtOfTheLease(t *testing.T) {
+	t.Parallel()
+	for name, renewed := range map[string]bool{"it was renewed": true, "it is lost": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pub := &counting{}
+			s := &session{Relay: &Relay{pipelined: pub}, lease: &lease{ttl: time.Minute}}
+			s.lease.extend(time.Now().Add(-2 * time.Minute))
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			sent := make(chan batch)
+			go func() { sent <- s.send(ctx, rowsOf("a", 1)) }()
+			select {
+			case <-sent:
+				t.Fatal("it did not wait")
+			case <-time.After(50 * time.Millisecond):
+			}
+			if n := pub.sent.Load(); n > 0 {
+				t.Errorf("%d messages have left", n)
+			}
+			want := int64(0)
+			if renewed {
+				s.lease.extend(time.Now())
+				want = 1
+			} else {
+				cancel(errLeaseLost)
+			}
+			errs := (<-sent).wait(t.Context())
+			if n := pub.sent.Load(); n != want || errors.Is(errors.Join(errs...), errLeaseLost) == renewed {
+				t.Errorf("%d messages have left, want %d, and the answer is %v", n, want, errs)
+			}
+		})
+	}
+}
+
+// One slow look at the outbox, as of a machine that halted, does not blind the relay for
+// fifty times as long; a table that takes long to count is looked at seldom.
+func TestLookPause(t *testing.T) {
+	t.Parallel()
+	const least = time.Second
+	for name, c := range map[string]struct{ took, before, want time.Duration }{
+		"the first":       {2 * time.Second, 0, least},
+		"quick":           {time.Millisecond, time.Millisecond, least},
+		"a halt":          {10 * time.Second, time.Millisecond, least},
+		"after a halt":    {time.Millisecond, 10 * time.Second, least},
+		"slow":            {time.Second, 2 * time.Second, 50 * time.Second},
+		"slow as it gets": {time.Second, time.Second, 50 * time.Second},
+	} {
+		if have := lookPause(least, c.took, c.before); have != c.want {
+			t.Errorf("%s: %v, want %v", name, have, c.want)
+		}
 	}
 }

@@ -107,8 +107,8 @@ func TestSilentDatabase(t *testing.T) {
 	proxy.mute.Store(true)
 	muted := time.Now()
 	second := &recorder{}
-	other, _ := m.start(t, second, relay.Config{LeaseTTL: time.Second})
-	eventually(t, "the other has taken over", func() bool { return other.Stats().Term == 2 })
+	other, _ := m.start(t, second, relay.Config{}) // whose lease outlasts a busy machine
+	eventually(t, "the other has taken over", func() bool { return other.Stats().Term >= 2 })
 	took := time.Since(muted)
 	m.put(t, "a2")
 	m.drained(t)

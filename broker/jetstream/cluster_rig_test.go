@@ -154,19 +154,27 @@ func (c *cluster) level(t *testing.T) {
 	})
 }
 
-// intact reports servers that have dropped anything of the stream. The one that leads
-// it one day would make that the others' loss.
+// intact fails the test where a server has dropped anything of the stream, once it has
+// read that from its disk. The one that leads it one day would make that the others' loss.
 func (c *cluster) intact(t *testing.T, after string) {
 	t.Helper()
 	for _, n := range c.nodes {
-		info, err := n.srv.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
-		if err != nil || len(info.AccountDetails) == 0 || len(info.AccountDetails[0].Streams) == 0 {
-			t.Errorf("%s: %s tells nothing of its stream: %v", after, n.opts.ServerName, err)
-			continue
-		}
-		if s := info.AccountDetails[0].Streams[0].State; s.FirstSeq != 1 || s.Msgs != s.LastSeq {
-			t.Errorf("%s: %s has %d messages from %d to %d, want all", after, n.opts.ServerName, s.Msgs, s.FirstSeq, s.LastSeq)
-		}
+		have := ""
+		defer func() {
+			if t.Failed() {
+				t.Log(have)
+			}
+		}()
+		until(t, after+": "+n.opts.ServerName+" has all of the stream", func() bool {
+			info, err := n.srv.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+			if err != nil || len(info.AccountDetails) == 0 || len(info.AccountDetails[0].Streams) == 0 {
+				have = fmt.Sprintf("%s tells nothing of its stream: %v", n.opts.ServerName, err)
+				return false
+			}
+			s := info.AccountDetails[0].Streams[0].State
+			have = fmt.Sprintf("%s has %d messages from %d to %d", n.opts.ServerName, s.Msgs, s.FirstSeq, s.LastSeq)
+			return s.FirstSeq == 1 && s.Msgs == s.LastSeq
+		})
 	}
 }
 
@@ -199,16 +207,16 @@ func (c *cluster) url(parameters string) string {
 	return "nats://" + strings.Join(addrs, ",") + "?" + parameters
 }
 
-// until waits for ok, for half a minute at most.
+// until waits for ok, for as long as a busy machine may need.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for timeout := time.After(30 * time.Second); !ok(); {
+	for timeout := time.After(90 * time.Second); !ok(); {
 		select {
 		case <-ticker.C:
 		case <-timeout:
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("not within 90 s: %s", what)
 		}
 	}
 }

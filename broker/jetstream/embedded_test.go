@@ -51,10 +51,10 @@ func TestReopen(t *testing.T) {
 	}
 	msgs := subscribe(t, b, "q")
 	for range 10 {
-		next(t, msgs, time.Minute).Ack()
+		next(t, msgs).Ack()
 	}
 	for range 10 {
-		next(t, msgs, time.Minute)
+		next(t, msgs)
 	}
 	mustClose(t, b)
 
@@ -110,7 +110,7 @@ func TestConfirmedIsThereAfterAKill(t *testing.T) {
 		missing[body] = true
 	}
 	msgs := subscribe(t, b, "q")
-	for timeout := time.After(20 * time.Second); len(missing) > 0; {
+	for timeout := time.After(time.Minute); len(missing) > 0; {
 		select {
 		case msg := <-msgs:
 			delete(missing, string(msg.Payload))
@@ -246,10 +246,10 @@ func TestForeignMessages(t *testing.T) {
 		}
 	}
 	msgs := subscribe(t, b, "q")
-	first := []*message.Message{next(t, msgs, time.Minute), next(t, msgs, time.Minute)}
+	first := []*message.Message{next(t, msgs), next(t, msgs)}
 	for _, msg := range first {
 		msg.Nack()
-		again := next(t, msgs, time.Minute)
+		again := next(t, msgs)
 		again.Ack()
 		same(t, "UUID", msg.UUID, again.UUID)
 	}
@@ -293,9 +293,9 @@ func TestCloseLeavesNothing(t *testing.T) { //nolint:paralleltest // counts goro
 			t.Fatalf("Subscribe: %v", err)
 		}
 		take(t, msgs, 5)
-		next(t, msgs, time.Minute)
+		next(t, msgs)
 		cancel()
-		next(t, subscribe(t, b, "q"), time.Minute)
+		next(t, subscribe(t, b, "q"))
 		mustClose(t, b)
 	}
 	use() // what the libraries start once for all
@@ -305,7 +305,7 @@ func TestCloseLeavesNothing(t *testing.T) { //nolint:paralleltest // counts goro
 	}
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
-	for timeout := time.After(10 * time.Second); runtime.NumGoroutine() > before; {
+	for timeout := time.After(time.Minute); runtime.NumGoroutine() > before; {
 		select {
 		case <-ticker.C:
 		case <-timeout:

@@ -94,7 +94,7 @@ func TestSilentConnection(t *testing.T) {
 	r := newRig(t)
 	proxy, url := r.proxied()
 	log := &lines{}
-	b, queue := r.openAt(url+"?heartbeat=1", Config{Logger: log.logger()}), r.queue()
+	b, queue := r.openAt(url+"?heartbeat=3", Config{Logger: log.logger()}), r.queue()
 	r.bind(b, queue, "account")
 	messages := r.subscribe(b, queue)
 	if err := b.Publish("account", newMessage("before")); err != nil {
@@ -110,7 +110,7 @@ func TestSilentConnection(t *testing.T) {
 	for r.receive(messages, 1)[0] != "after" { // the acknowledgement of the first may be lost
 	}
 	if took := time.Since(start); took < 500*time.Millisecond || took > silence { // the default's
-		t.Errorf("consuming went on after %v, want it after about two heartbeats of a second", took)
+		t.Errorf("consuming went on after %v, want it after about two heartbeats of three seconds", took)
 	}
 	eventually(t, "both connections given up and made again", func() bool {
 		return log.count("connection lost") >= 2 && log.count("connected again") >= 2

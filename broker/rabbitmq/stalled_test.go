@@ -27,12 +27,10 @@ func TestStalledServer(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			proxy, url := r.proxied()
-			const timeout = time.Second
+			const timeout = time.Second // a busy disk may take longer once
 			b, queue := r.openAt(url, Config{ConfirmTimeout: timeout}), r.queue()
 			r.bind(b, queue, "account")
-			if err := b.Publish("account", newMessage("before")); err != nil {
-				t.Fatal(err)
-			}
+			eventually(t, "publishing", func() bool { return b.Publish("account", newMessage("before")) == nil })
 			proxy.stall()
 			topics, msgs := series("account", 40)
 			for _, msg := range msgs {
@@ -72,9 +70,7 @@ func TestStalledWriteEnds(t *testing.T) {
 	proxy, url := r.proxied()
 	b, queue := r.openAt(url, Config{ConfirmTimeout: time.Second}), r.queue()
 	r.bind(b, queue, "account")
-	if err := b.Publish("account", newMessage("before")); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "publishing", func() bool { return b.Publish("account", newMessage("before")) == nil })
 	proxy.stall()
 	topics, msgs := series("account", 40)
 	for _, msg := range msgs {
@@ -97,7 +93,7 @@ func TestBlockedConnection(t *testing.T) {
 	r := newRig(t)
 	proxy, url := r.proxied()
 	log := &lines{}
-	const timeout = 2 * time.Second
+	const timeout = 4 * time.Second
 	b, queue := r.openAt(url, Config{ConfirmTimeout: timeout, Logger: log.logger()}), r.queue()
 	r.bind(b, queue, "account")
 	if err := b.Publish("account", newMessage("before")); err != nil {
@@ -116,7 +112,7 @@ func TestBlockedConnection(t *testing.T) {
 
 	released := make(chan error, 1)
 	go func() { released <- b.Publish("account", newMessage("after")) }()
-	<-time.After(timeout / 20)
+	<-time.After(timeout / 40)
 	proxy.block(false)
 	if err := <-released; err != nil {
 		t.Errorf("Publish, unblocked in time: have error %v, want none", err)

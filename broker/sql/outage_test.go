@@ -63,7 +63,7 @@ func TestFrozenServer(t *testing.T) {
 	t.Parallel()
 	_, at := newRig(t)
 	way := startProxy(t, at)
-	const timeout = time.Second
+	const timeout = 3 * time.Second // within which a busy disk answers, too
 	b := open(t, way.url, sql.Config{ConfirmTimeout: timeout})
 	bind(t, b, "billing", "account")
 	out := subscribe(t, b)
@@ -99,7 +99,7 @@ func TestNothingOvertakes(t *testing.T) {
 	t.Parallel()
 	_, at := newRig(t)
 	way := startProxy(t, at)
-	b := open(t, way.url, sql.Config{ConfirmTimeout: 3 * time.Second})
+	b := open(t, way.url, sql.Config{ConfirmTimeout: 6 * time.Second})
 	bind(t, b, "billing", "account")
 	way.cut()
 	call := func(body string) func() error {
@@ -135,7 +135,7 @@ func TestCloseWhileAway(t *testing.T) {
 	other := open(t, at, sql.Config{Lease: time.Second})
 	bind(t, other, "billing", "account")
 	publish(t, other, "1")
-	b, err := sql.Open(t.Context(), way.url, sql.Config{Lease: time.Second, ConfirmTimeout: time.Second})
+	b, err := sql.Open(t.Context(), way.url, sql.Config{Lease: time.Second, ConfirmTimeout: 3 * time.Second})
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}

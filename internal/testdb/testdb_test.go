@@ -59,10 +59,10 @@ func TestSQLitePragmas(t *testing.T) {
 	t.Parallel()
 	db, _ := testdb.SQLite(t)
 	have := map[string]string{}
-	for _, name := range []string{"journal_mode", "busy_timeout", "foreign_keys"} {
+	for _, name := range []string{"journal_mode", "busy_timeout", "foreign_keys", "synchronous"} {
 		have[name] = text(t, db, `PRAGMA `+name)
 	}
-	want := map[string]string{"journal_mode": "wal", "busy_timeout": "60000", "foreign_keys": "1"}
+	want := map[string]string{"journal_mode": "wal", "busy_timeout": "60000", "foreign_keys": "1", "synchronous": "0"}
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("pragmas (-want +have):\n%s", diff)
 	}

@@ -23,7 +23,7 @@ import (
 type acks struct {
 	prefix string // of the reply subjects
 	window int
-	doubt  func() // told when a message is in doubt that others may follow
+	doubt  func() // told, with mu held, when a message is in doubt that others may follow
 
 	mu      sync.Mutex
 	err     error   // why nothing can be sent any more
@@ -89,19 +89,18 @@ func (a *acks) receive(m *nats.Msg) {
 	}
 	err = verdict(m)
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	c, i := a.find(id)
-	inDoubt := false
-	if c != nil {
-		if err != nil {
-			err = outcome(c.items[i].topic, c.items[i].uuid, err)
-			inDoubt = isOutage(err)
-		}
-		a.settle(c, i, err)
+	if c == nil {
+		return
 	}
-	a.mu.Unlock()
-	if inDoubt {
-		a.doubt()
+	if err != nil {
+		err = outcome(c.items[i].topic, c.items[i].uuid, err)
 	}
+	if isOutage(err) {
+		a.doubt() // before the call can have its outcome and be over
+	}
+	a.settle(c, i, err)
 }
 
 // verdict reads a confirmation. The usual one, {"stream":"cqrs","seq":7}, is

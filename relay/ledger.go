@@ -68,6 +68,7 @@ type waiting struct {
 	attempts int     // how often the first one was refused
 	retryAt  time.Time
 	busy     bool // some of ids are under way
+	asked    bool // the table is being asked for some of ids; others may come in before them meanwhile
 	unknown  bool // nothing of it was refused: the broker was away
 }
 
@@ -254,10 +255,10 @@ func (l *ledger) due(now time.Time) (ids []int64, next time.Time) {
 		case len(ids) >= retryBatch:
 			next = now
 		case w.attempts > 0: // the failed one alone: what is behind it waits for its success
-			w.busy = true
+			w.busy, w.asked = true, true
 			ids = append(ids, w.ids[0])
 		default:
-			w.busy = true
+			w.busy, w.asked = true, true
 			ids = append(ids, w.ids[:min(len(w.ids), retryBatch)]...)
 		}
 	}
@@ -281,10 +282,11 @@ func (l *ledger) asked(due []int64, fetched []row, err error) {
 		upTo = -1
 	}
 	for _, w := range l.blocked {
-		head := w.ids[0]
-		if _, now := slices.BinarySearch(due, head); !now {
+		if !w.asked {
 			continue
 		}
+		w.asked = false
+		head := w.ids[0]
 		w.busy = slices.ContainsFunc(w.ids[:min(len(w.ids), retryBatch)], func(id int64) bool { return there[id] })
 		w.ids = slices.DeleteFunc(w.ids, func(id int64) bool {
 			_, asked := slices.BinarySearch(due, id)

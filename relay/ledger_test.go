@@ -93,6 +93,25 @@ func TestRefusalInTheMiddleOfARetriedBatch(t *testing.T) {
 	wantIDs(t, "tried again alone", []int64{2}, due)
 }
 
+// A row that appeared late, below the refused one of its key, is settled while the table is
+// asked for that one, which is given up meanwhile. The key goes on with the late one.
+func TestKeyGoesOnWhenALateRowIsSettledWhileItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	l, now := newLedger(), time.Now()
+	first, late := l.admit(rowsOf("a", 5)), l.admit(rowsOf("a", 3))
+	l.settle(first, []error{refusal{}}, testPolicy, now)
+	due, _ := l.due(now.Add(time.Hour))
+	wantIDs(t, "asked for", []int64{5}, due)
+	l.settle(late, nil, testPolicy, now)
+	l.asked(due, nil, nil)
+	due, _ = l.due(now.Add(time.Hour))
+	wantIDs(t, "goes next", []int64{3}, due)
+	l.asked(due, nil, nil)
+	if l.blocks() {
+		t.Error("the key waits for a row that is gone")
+	}
+}
+
 func TestAttemptLimitAndPermanentRefusals(t *testing.T) {
 	t.Parallel()
 	l, now := newLedger(), time.Now()

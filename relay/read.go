@@ -194,7 +194,7 @@ const (
 func (s *session) idle(ctx context.Context) error {
 	now := time.Now()
 	quiet := now.Sub(s.idleSince)
-	if s.ledger.underWay() == 0 && !s.unsettled.Load() { // else a pause may be about to be said
+	if s.atRest() { // else a pause may be about to be said
 		s.resumed()
 		s.stats.idled(s.lease.share)
 	}
@@ -226,6 +226,11 @@ func (s *session) idle(ctx context.Context) error {
 	return nil
 }
 
+// atRest reports whether nothing is under way and the outcome of all that was is written
+// down. Only the reader sends, so it stays like that while the reader looks. The order
+// counts: a batch that is not under way any more was noted as unsettled before.
+func (s *session) atRest() bool { return s.ledger.underWay() == 0 && !s.unsettled.Load() }
+
 // awake notes that there is work, so that writers need not notify.
 func (s *session) awake(ctx context.Context) {
 	s.idleSince = time.Now()
@@ -236,9 +241,10 @@ func (s *session) awake(ctx context.Context) {
 	}
 }
 
-// sweep makes the next read start at the beginning of the table.
+// sweep makes the next read start at the beginning of the table, unless something is under
+// way or a batch's outcome is still being written down.
 func (s *session) sweep() {
-	if s.ledger.rewind() {
+	if s.atRest() && s.ledger.rewind() {
 		s.gaps.clear()
 		s.sweptAt, s.sweeping = time.Now(), true
 	}

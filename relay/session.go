@@ -156,14 +156,14 @@ func (s *session) settle(ctx context.Context, b batch) error {
 		return s.undeleted
 	}
 	s.count(what)
-	select {
-	case s.settled <- struct{}{}:
-	default:
-	}
 	if what.outage != nil && s.outage == nil {
 		s.outage = fmt.Errorf("publish: %w", what.outage)
 	}
 	s.unsettled.Store(s.outage != nil) // a batch behind an outage does not end it
+	select {
+	case s.settled <- struct{}{}:
+	default:
+	}
 	return s.outage
 }
 

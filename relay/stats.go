@@ -72,16 +72,18 @@ type Outbox struct {
 }
 
 type stats struct {
-	published, collapsed, dropped, returned, refused, dead, pauses, lastConfirmed, term, leading, hindered, batch atomic.Int64
+	published, collapsed, dropped, returned, refused, dead, pauses, lastConfirmed, hindered, batch atomic.Int64
 
 	read, send, confirm, settle timing
 
 	ledgers sync.Map // of *ledger, one a session
 
-	mu     sync.Mutex
-	leases int
-	terms  map[share]tenure
-	outbox Outbox
+	mu      sync.Mutex
+	leases  int
+	term    int64     // the newest of the leases; 0: there is none
+	leading time.Time // since when
+	terms   map[share]tenure
+	outbox  Outbox
 }
 
 // tenure is a relay's newest term on a shard, and since when it is the only owner: a
@@ -106,8 +108,7 @@ func (st *stats) began(of share, term int64) {
 		st.terms = map[share]tenure{}
 	}
 	st.terms[of] = now
-	st.term.Store(term)
-	st.leading.Store(now.since.UnixNano())
+	st.term, st.leading = term, now.since
 }
 
 func (st *stats) ended(of share) {
@@ -117,8 +118,7 @@ func (st *stats) ended(of share) {
 	last.held = false
 	st.terms[of] = last
 	if st.leases--; st.leases == 0 {
-		st.term.Store(0)
-		st.leading.Store(0)
+		st.term, st.leading = 0, time.Time{}
 	}
 }
 
@@ -176,14 +176,11 @@ func (r *Relay) Stats() Stats {
 	s := Stats{
 		Published: st.published.Load(), Collapsed: st.collapsed.Load(), Dropped: st.dropped.Load(), Returned: st.returned.Load(),
 		Refused: st.refused.Load(), Dead: st.dead.Load(), Pauses: st.pauses.Load(),
-		Term: st.term.Load(), BatchSize: st.batch.Load(),
-		Read: st.read.snapshot(), Send: st.send.snapshot(), Confirm: st.confirm.snapshot(), Settle: st.settle.snapshot(),
+		BatchSize: st.batch.Load(),
+		Read:      st.read.snapshot(), Send: st.send.snapshot(), Confirm: st.confirm.snapshot(), Settle: st.settle.snapshot(),
 	}
 	if at := st.lastConfirmed.Load(); at > 0 {
 		s.LastConfirmed = time.Unix(0, at)
-	}
-	if at := st.leading.Load(); at > 0 {
-		s.Leading = time.Unix(0, at)
 	}
 	if at := st.hindered.Load(); at > 0 {
 		s.Hindered = time.Unix(0, at)
@@ -191,7 +188,7 @@ func (r *Relay) Stats() Stats {
 	st.each(func(l *ledger) { s.Blocked += int64(l.blockedKeys()) })
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	s.Outbox, s.Leases, s.Idle = st.outbox, st.leases, st.idle()
+	s.Outbox, s.Leases, s.Term, s.Leading, s.Idle = st.outbox, st.leases, st.term, st.leading, st.idle()
 	return s
 }
 

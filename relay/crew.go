@@ -59,7 +59,7 @@ func (c *crew) keepShare(ctx context.Context) error {
 		case err != nil:
 			failures++
 			if len(c.working) == 0 { // else the sessions know better
-				c.pause(err)
+				c.pause(nowhere, err)
 			}
 			pace = outageBackoff(failures)
 		default:

@@ -195,7 +195,7 @@ func (s *session) idle(ctx context.Context) error {
 	now := time.Now()
 	quiet := now.Sub(s.idleSince)
 	if s.atRest() { // else a pause may be about to be said
-		s.resumed()
+		s.resumed(s.lease.share)
 		s.stats.idled(s.lease.share)
 	}
 	if now.Sub(s.sweptAt) >= sweepEvery {

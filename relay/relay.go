@@ -85,7 +85,7 @@ type Relay struct {
 	owned sync.Map // chan struct{} of each session, for hints of writers
 
 	stats  stats
-	paused atomic.Bool
+	pauses pauses
 
 	warnedMu sync.Mutex
 	warned   map[string]struct{} // topics that no queue was bound to
@@ -239,6 +239,7 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 	r.log.Info("relaying", keyTerm, l.term, keyHolder, l.holder, keyShard, l.share.shard, "shards", l.share.shards)
 	r.stats.began(l.share, l.term)
 	defer r.stats.ended(l.share)
+	defer r.left(l.share)
 
 	// hard outlives ctx by the drain, and ends at once with the lease.
 	hard, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -316,7 +317,7 @@ func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Po
 			continue
 		}
 		failures++
-		r.pause(err)
+		r.pause(l.share, err)
 		wait(ctx, outageBackoff(failures))
 	}
 	if hard.Err() != nil {
@@ -330,21 +331,6 @@ func outageBackoff(failures int) time.Duration {
 	const longest = 10 * time.Second
 	d := min(longest, minBackoff<<min(failures-1, 8))
 	return d/2 + rand.N(d/2) //nolint:gosec // jitter is no secret
-}
-
-// pause says once that the relay waits for a broker or a database.
-func (r *Relay) pause(err error) {
-	if !r.paused.Swap(true) {
-		r.stats.pauses.Add(1)
-		r.log.Warn("paused: the outbox keeps what is pending", keyError, err)
-	}
-}
-
-// resumed says that a pause is over.
-func (r *Relay) resumed() {
-	if r.paused.Load() && r.paused.Swap(false) {
-		r.log.Info("resumed")
-	}
 }
 
 func wait(ctx context.Context, d time.Duration) {

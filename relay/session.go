@@ -173,7 +173,7 @@ func (s *session) count(what settlement) {
 		s.stats.collapsed.Add(int64(what.collapsed))
 		s.stats.dropped.Add(int64(what.dropped))
 		s.stats.lastConfirmed.Store(time.Now().UnixNano())
-		s.resumed()
+		s.resumed(s.lease.share)
 	}
 	for _, topic := range what.droppedTopics {
 		s.unwanted(topic)

@@ -22,7 +22,7 @@ func TestOutageOutlastsTheBatchesBehindIt(t *testing.T) {
 		Relay: r, lease: &lease{share: share{0, 1}}, ledger: newLedger(), delete: &deleter{}, settled: make(chan struct{}, 1),
 		sweptAt: time.Now(),
 	}
-	r.pause(errAway)
+	r.pause(share{0, 1}, errAway)
 	settle := func(rows []row, err error) error {
 		return s.settle(t.Context(), batch{rows: rows, wait: func(context.Context) []error { return allOf(len(rows), err) }})
 	}
@@ -37,7 +37,7 @@ func TestOutageOutlastsTheBatchesBehindIt(t *testing.T) {
 	if err := s.idle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if !r.paused.Load() || strings.Contains(said.String(), "resumed") {
+	if len(r.pauses.of) == 0 || strings.Contains(said.String(), "resumed") {
 		t.Errorf("with nothing confirmed the relay goes on:\n%s", said.String())
 	}
 }
@@ -106,5 +106,50 @@ func TestLookPause(t *testing.T) {
 		if have := lookPause(least, c.took, c.before); have != c.want {
 			t.Errorf("%s: %v, want %v", name, have, c.want)
 		}
+	}
+}
+
+// The outage of one shard's work is not over because another shard has nothing to send.
+func TestOutageOfAShardOutlastsAnIdleOne(t *testing.T) {
+	t.Parallel()
+	var said strings.Builder
+	r := &Relay{log: slog.New(slog.NewTextHandler(&said, nil)), policy: testPolicy, poll: time.Millisecond}
+	r.stats.began(share{0, 2}, 1)
+	r.stats.began(share{1, 2}, 1)
+	idle := func(shard int) {
+		s := &session{Relay: r, lease: &lease{share: share{shard, 2}}, ledger: newLedger(), settled: make(chan struct{}, 1), sweptAt: time.Now()}
+		if err := s.idle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 { // sessions of the first shard, one after the other
+		r.pause(share{0, 2}, errAway)
+		idle(1)
+	}
+	if n := r.Stats().Pauses; n != 1 || strings.Contains(said.String(), "resumed") {
+		t.Errorf("%d outages, want 1 that lasts:\n%s", n, said.String())
+	}
+	idle(0)
+	if n := strings.Count(said.String(), "resumed"); n != 1 {
+		t.Errorf("with nothing left to send it says %d times that it goes on, want once:\n%s", n, said.String())
+	}
+}
+
+// What a relay waited for when its lease ran out, and while it asked for another, is one
+// outage, over when any of its work goes on.
+func TestOutageOutlastsTheLease(t *testing.T) {
+	t.Parallel()
+	var said strings.Builder
+	r := &Relay{log: slog.New(slog.NewTextHandler(&said, nil))}
+	r.pause(share{0, 1}, errAway)
+	r.left(share{0, 1})
+	r.pause(nowhere, errAway)
+	if n := r.Stats().Pauses; n != 1 {
+		t.Errorf("%d outages, want 1:\n%s", n, said.String())
+	}
+	r.resumed(share{1, 2})
+	r.resumed(share{0, 2})
+	if n := strings.Count(said.String(), "resumed"); n != 1 {
+		t.Errorf("it says %d times that it goes on, want once:\n%s", n, said.String())
 	}
 }

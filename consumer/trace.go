@@ -51,12 +51,26 @@ func (r *runner) trace(in *incoming) {
 		select {
 		case <-in.msg.Acked():
 		case <-in.msg.Nacked():
+		case <-r.spans.over: // and perhaps one of the others before
+		}
+		switch {
+		case closed(in.msg.Acked()):
+		case closed(in.msg.Nacked()):
 			in.span.SetStatus(codes.Error, "given back")
-		case <-r.spans.over:
+		default:
 			in.span.SetStatus(codes.Error, "not settled")
 		}
 		in.span.End()
 	})
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // traceError notes in a message's span why it was not applied.

@@ -104,3 +104,33 @@ func TestSpansOfSingleMessages(t *testing.T) {
 	wantSpan(t, spans[0], "apply author", false)
 	wantSpan(t, spans[1], "apply author", true)
 }
+
+// What is acknowledged just before the end of Run has been applied, also where its span
+// ends with Run's.
+func TestSpansAtTheEndOfRun(t *testing.T) {
+	t.Parallel()
+	exporter := tracetest.NewInMemoryExporter()
+	r := accountRig(t, SQLite)
+	r.tracer = sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")
+	run := &runner{Consumer: r.Consumer, spans: newSpans()}
+	close(run.spans.over)
+	for i, in := range r.read(t, []*message.Message{inSpan(save(1, 1, "x")), inSpan(save(2, 1, "x")), inSpan(save(3, 1, "x"))}) {
+		for range 20 {
+			in.msg = in.msg.Copy()
+			switch i {
+			case 0:
+				in.msg.Ack()
+			case 1:
+				in.msg.Nack()
+			}
+			run.trace(in)
+			run.spans.group.Wait()
+		}
+	}
+	for i, s := range exporter.GetSpans() {
+		want := []string{"", "given back", "not settled"}[i/20]
+		if s.Status.Description != want {
+			t.Errorf("span %d has the status %q, want %q", i, s.Status.Description, want)
+		}
+	}
+}

@@ -285,6 +285,7 @@ func (r *runner) observe(messages []*incoming, failures []failure, now time.Time
 func (r *runner) apply(ctx context.Context, p part) (result, bool) {
 	var sum result
 	outage := pause{runner: r, what: "database"}
+	defer outage.leave()
 	for conflicts := 0; ; {
 		piece, rest := r.piece(p)
 		piece, unfit := r.current(piece)

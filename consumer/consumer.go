@@ -216,6 +216,7 @@ func (c *Consumer) register(call string, e *entity, faults []error) error {
 // for long and may be called at any time.
 func (c *Consumer) Stats() Stats {
 	s := c.stats.snapshot()
+	s.PausedSince = c.outages.since()
 	if b, ok := c.broker.(Reachable); ok && s.Subscribed {
 		if away := b.AwaySince(); !away.IsZero() && (s.PausedSince.IsZero() || away.Before(s.PausedSince)) {
 			s.PausedSince = away

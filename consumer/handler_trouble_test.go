@@ -188,7 +188,8 @@ func TestHandlerOutage(t *testing.T) {
 			eventually(t, "all workers wait", func() bool {
 				r.outages.mu.Lock()
 				defer r.outages.mu.Unlock()
-				return r.outages.waiting["database"] == min(10, defaultWorkers)
+				one := r.outages.all["database"]
+				return one != nil && one.waiting == min(10, defaultWorkers)
 			})
 			mustExec(t, r.db, "ALTER TABLE away RENAME TO replica_inbox")
 			run.awaitAcked(t, 11)

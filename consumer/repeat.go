@@ -18,6 +18,7 @@ const maxLosses = 3
 // when ctx, or the run's time, ended before. An error is the event's.
 func (r *runner) repeat(ctx context.Context, in *incoming) (v verdict, ok bool, err error) {
 	outage := pause{runner: r, what: "database"}
+	defer outage.leave()
 	for conflicts, losses := 0, 0; ; {
 		if err := in.expired(r.cfg.Now()); err != nil { // it may have waited long
 			return v, true, err
@@ -33,7 +34,7 @@ func (r *runner) repeat(ctx context.Context, in *incoming) (v verdict, ok bool, 
 			return v, true, nil
 		}
 		if r.work.Err() != nil {
-			return v, false, nil //nolint:nilerr // the run is over, that is not the event's fault
+			return v, false, nil // the run is over, that is not the event's fault
 		}
 		if dialect.Classify(err) == dialect.Conflict {
 			if conflicts++; conflicts > conflictAttempts {

@@ -65,7 +65,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return err
 	}
 	defer c.stop()
-	defer c.stats.ended()
+	defer c.ended()
 	r := &runner{Consumer: c, engine: c.newEngine(), catalogue: &catalogue{}, log: c.cfg.Logger.With(logQueue, c.cfg.Queue)}
 	work, cancel := drainContext(ctx, c.cfg.DrainTimeout)
 	defer cancel()
@@ -97,6 +97,12 @@ func (c *Consumer) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.running = false
+}
+
+// ended forgets what was true of the run only.
+func (c *Consumer) ended() {
+	c.outages.forget()
+	c.stats.ended()
 }
 
 // endOr returns nil when ctx has ended, for err is a consequence of that then.
@@ -137,6 +143,7 @@ func (r *runner) check(ctx context.Context) error {
 // then. It says once that it waits and once that it need not any more.
 func (r *runner) await(ctx context.Context, what string, call func() error) error {
 	p := pause{runner: r, what: what}
+	defer p.leave()
 	for {
 		err := call()
 		if err == nil {

@@ -35,9 +35,6 @@ type settler struct {
 	held    chan struct{}
 	sending chan struct{}
 	group   sync.WaitGroup
-
-	mu    sync.Mutex
-	stuck int // copies that the broker does not take at present
 }
 
 func newSettler(ctx context.Context, r *runner) *settler {
@@ -224,21 +221,31 @@ func (s *settler) hold() bool {
 // persist repeats a publication until the broker has taken it. It returns false
 // when Run's context ended first.
 func (s *settler) persist(publish func(context.Context) error) bool {
+	stuck := false
+	defer func() {
+		if stuck {
+			s.stats.add(func(st *Stats) { st.Stuck-- })
+		}
+	}()
 	for attempt := 0; ; attempt++ {
 		err := s.send(publish)
-		switch {
-		case err == nil:
-			s.unstick(attempt)
+		if err == nil {
+			s.outages.end(unstored, stuck, func() { s.log.Info("the broker takes retries and dead letters again") })
 			return true
-		case errors.Is(err, errHopeless):
-			return false
 		}
-		if attempt == 0 {
-			s.stick(err)
+		if !errors.Is(err, errHopeless) {
+			if !stuck {
+				stuck = true
+				s.stick(err)
+			}
+			if sleep(s.ctx, outageBackoff(attempt)) {
+				continue
+			}
 		}
-		if !sleep(s.ctx, outageBackoff(attempt)) {
-			return false
+		if stuck {
+			s.outages.leave(unstored)
 		}
+		return false
 	}
 }
 
@@ -263,34 +270,17 @@ var errHopeless = errors.New("consumer: the broker takes no copies, and the run 
 // hopeless reports whether Run's context has ended while the broker takes no
 // copies. Each of the many that may wait would take its time to fail.
 func (s *settler) hopeless() bool {
-	if s.ctx.Err() == nil {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stuck > 0
+	return s.ctx.Err() != nil && s.outages.lasts(unstored)
 }
 
-// stick and unstick say once that copies cannot be stored, and once that all are.
+// unstored is the outage of a broker that does not take copies.
+const unstored = "storing of copies"
+
+// stick notes that a copy cannot be stored, and says so once.
 func (s *settler) stick(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.stats.add(func(st *Stats) { st.Stuck++ })
-	if s.stuck++; s.stuck == 1 {
-		s.stats.paused()
+	s.outages.begin(unstored, err, func() {
+		s.stats.add(func(st *Stats) { st.Pauses++ })
 		s.log.Warn("the broker does not take a retry or dead letter: its message stays unacknowledged", logError, err)
-	}
-}
-
-func (s *settler) unstick(attempts int) {
-	if attempts == 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stats.add(func(st *Stats) { st.Stuck-- })
-	if s.stuck--; s.stuck == 0 {
-		s.stats.resumed()
-		s.log.Info("the broker takes retries and dead letters again")
-	}
+	})
 }

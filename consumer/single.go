@@ -136,8 +136,8 @@ type single struct {
 	keys    keyLocks
 
 	catalogue catalogue
-	mu        sync.Mutex
-	checked   bool // the catalogue was read
+	checking  chan struct{} // held while checked is used, which may be until the database is there
+	checked   bool          // the catalogue was read
 }
 
 // faultWait keeps a router from giving a message back and forth all the time
@@ -151,15 +151,17 @@ func (c *Consumer) singly(ctx context.Context) (*runner, error) {
 	if c.single == nil {
 		c.single = &single{
 			engine: c.newEngine(), inbox: c.newInbox(log),
-			tables: make(chan struct{}, 1), workers: make(chan struct{}, c.cfg.Workers),
+			tables: make(chan struct{}, 1), workers: make(chan struct{}, c.cfg.Workers), checking: make(chan struct{}, 1),
 		}
 	}
 	s := c.single
 	c.mu.Unlock()
 
 	r := &runner{Consumer: c, engine: s.engine, inbox: s.inbox, catalogue: &s.catalogue, alone: s, log: log, work: ctx}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if !take(ctx, s.checking) {
+		return nil, fmt.Errorf("consumer: queue %s: not applied: %w", c.cfg.Queue, ctx.Err())
+	}
+	defer func() { <-s.checking }()
 	if !s.checked {
 		if err := r.check(ctx); err != nil {
 			sleep(ctx, faultWait)

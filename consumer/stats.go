@@ -107,35 +107,15 @@ func (t *tally) count(v verdict) {
 
 // counters are Stats that several goroutines add to.
 type counters struct {
-	mu      sync.Mutex
-	s       Stats
-	outages int // that have begun and not ended
+	mu sync.Mutex
+	s  Stats // but for PausedSince, see [outages]
 }
 
-// paused and resumed frame an outage. Those of the database and of the broker may
-// overlap.
-func (c *counters) paused() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.s.Pauses++
-	if c.outages++; c.outages == 1 {
-		c.s.PausedSince = time.Now()
-	}
-}
-
-// ended forgets outages that Run did not live to see the end of.
+// ended sets back what is true of a run only.
 func (c *counters) ended() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outages, c.s.PausedSince, c.s.Subscribed, c.s.Parked, c.s.ParkedSince, c.s.Stuck = 0, time.Time{}, false, 0, time.Time{}, 0
-}
-
-func (c *counters) resumed() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.outages--; c.outages == 0 {
-		c.s.PausedSince = time.Time{}
-	}
+	c.s.Subscribed, c.s.Parked, c.s.ParkedSince, c.s.Stuck = false, 0, time.Time{}, 0
 }
 
 func (c *counters) snapshot() Stats {

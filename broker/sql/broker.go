@@ -36,6 +36,8 @@ type Broker struct {
 	running sync.WaitGroup     // subscriptions
 	keeping sync.WaitGroup     // storing and upkeep
 
+	renewing sync.Mutex // held while a lease is renewed, and while a consumer is taken off: not to be entered again
+
 	mu       sync.Mutex
 	closed   bool
 	ended    chan struct{}                  // closed when Close is done

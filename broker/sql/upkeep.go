@@ -39,7 +39,9 @@ func (b *Broker) leave(ctx context.Context, holder int64) {
 	b.mu.Unlock()
 	_, err := b.exec(ctx, b.sql.putAllBack, holder)
 	if err == nil {
+		b.renewing.Lock() // one that has begun would come behind
 		_, err = b.exec(ctx, b.sql.forget, holder)
+		b.renewing.Unlock()
 	}
 	if err != nil {
 		b.log.Warn("a consumer could not be taken off", "error", err)
@@ -82,14 +84,27 @@ func (b *Broker) every(ctx context.Context, what string, period time.Duration, d
 // keepAlive renews the lease of what this Broker's consumers hold.
 func (b *Broker) keepAlive(ctx context.Context) error {
 	b.mu.Lock()
-	holders := maps.Clone(b.holders)
+	holders := slices.Collect(maps.Keys(b.holders))
 	b.mu.Unlock()
 	var errs []error
-	for holder, queue := range holders {
-		_, err := b.exec(ctx, b.sql.keepAlive, holder, queue, b.cfg.Lease.Milliseconds())
-		errs = append(errs, err)
+	for _, holder := range holders {
+		errs = append(errs, b.renew(ctx, holder))
 	}
 	return errors.Join(errs...)
+}
+
+// renew renews the lease of a consumer that has not left.
+func (b *Broker) renew(ctx context.Context, holder int64) error {
+	b.renewing.Lock()
+	defer b.renewing.Unlock()
+	b.mu.Lock()
+	queue, there := b.holders[holder]
+	b.mu.Unlock()
+	if !there {
+		return nil
+	}
+	_, err := b.exec(ctx, b.sql.keepAlive, holder, queue, b.cfg.Lease.Milliseconds())
+	return err
 }
 
 // keepQueues makes the queues again that somebody deleted under this Broker's subscriptions. It waits

@@ -184,3 +184,35 @@ func TestErrorHasTheSQLOfMissingTables(t *testing.T) {
 		t.Errorf("tables that may not be made: %v, want ErrTables with the SQL", err)
 	}
 }
+
+// TestSubscriptionEndsBesideItsRenewal: a consumer that leaves while its lease is being renewed is gone.
+func TestSubscriptionEndsBesideItsRenewal(t *testing.T) {
+	t.Parallel()
+	db, at := newRig(t)
+	b := open(t, at, sql.Config{Lease: 4 * time.Second})
+	bind(t, b, "billing", "account")
+	ctx, cancel := context.WithCancel(t.Context())
+	out, err := b.Subscribe(ctx, "billing")
+	if err != nil {
+		t.Fatalf("Subscribe: %v", err)
+	}
+	execute(t, db, `CREATE SEQUENCE renewals`)
+	execute(t, db, `CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	PERFORM nextval(format('%I.renewals', tg_table_schema)::regclass), pg_sleep(0.5);
+	RETURN new;
+END $$`)
+	execute(t, db, `CREATE TRIGGER linger BEFORE INSERT ON consumers FOR EACH ROW EXECUTE FUNCTION linger()`)
+	until(t, "the lease is being renewed", func() bool {
+		var renewing bool
+		err := db.QueryRowContext(t.Context(), `SELECT is_called FROM renewals`).Scan(&renewing)
+		return err == nil && renewing
+	})
+	cancel()
+	for range out {
+		t.Error("a message came, want none")
+	}
+	<-time.After(time.Second) // the renewal is over
+	if _, consumers, err := b.Inspect(t.Context(), "billing"); consumers != 0 || err != nil {
+		t.Errorf("Inspect: %d consumers, %v; want none", consumers, err)
+	}
+}

@@ -272,9 +272,16 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 	stillOurs := hard.Err() == nil || errors.As(err, new(*DrainError))
 	cancel(errStopped)
 	<-kept
+	away := (*awayError)(nil)
+	if errors.As(err, &away) {
+		err = nil
+	}
 	if err == nil && ctx.Err() != nil {
-		<-said
-		r.log.Info(fmt.Sprintf("drained %d", underWay), keyShard, l.share.shard)
+		if <-said; away != nil && underWay > 0 {
+			r.log.Warn("not drained: what was under way stays in the outbox", keyShard, l.share.shard, keyError, away)
+		} else {
+			r.log.Info(fmt.Sprintf("drained %d", underWay), keyShard, l.share.shard)
+		}
 	}
 	if stillOurs {
 		if err := l.release(context.WithoutCancel(ctx)); err != nil {
@@ -287,6 +294,11 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 	}
 	return err
 }
+
+// awayError is an outage that a relay met while it drained.
+type awayError struct{ error }
+
+func (e *awayError) Unwrap() error { return e.error }
 
 // sessions runs one session after the other: an outage ends one, and the next
 // begins with the table as it is.
@@ -315,6 +327,9 @@ func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Po
 		}
 		if err == nil || hard.Err() != nil {
 			continue
+		}
+		if ctx.Err() != nil {
+			return &awayError{err}
 		}
 		failures++
 		r.pause(l.share, err)

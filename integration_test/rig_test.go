@@ -362,7 +362,7 @@ func number(t *testing.T, db *sql.DB, query string, args ...any) (n int64) {
 // patience is how long anything may take that is expected to happen.
 // Usually it takes a hundredth of that; a machine that is busy with other tests
 // takes long at times.
-const patience = 90 * time.Second
+const patience = 2 * time.Minute
 
 // until waits for something to become true.
 func until(t *testing.T, what string, happened func() bool) {

@@ -77,32 +77,26 @@ func (b *Broker) Browse(ctx context.Context, queue string, visit func(msg *messa
 	if err != nil {
 		return err
 	}
-	h := &holding{s: s, replies: map[uint64]string{}}
+	h := &holding{s: s, queue: info, timeout: b.cfg.ConfirmTimeout, replies: map[uint64]string{}}
 	renewing, stop := context.WithCancel(ctx)
 	var renewal sync.WaitGroup
 	renewal.Go(func() { h.renew(renewing, max(info.Config.AckWait, time.Second)/3) })
-	err = b.browse(ctx, s, info, h, visit)
+	err = b.browse(ctx, s, h, visit)
 	stop()
 	renewal.Wait()
 	b.browsed(queue, h.inOrder())
-	return errors.Join(err, h.release(b.cfg.ConfirmTimeout))
+	return errors.Join(err, h.release())
 }
 
-func (b *Broker) browse(
-	ctx context.Context, s *session, info *jetstream.ConsumerInfo, h *holding, visit func(msg *message.Message) (bool, error),
-) error {
-	consumer, err := s.js.Consumer(ctx, info.Stream, info.Name)
-	if err != nil {
-		return fmt.Errorf("jetstream: browse %q: %w", info.Name, err)
-	}
+func (b *Broker) browse(ctx context.Context, s *session, h *holding, visit func(msg *message.Message) (bool, error)) error {
 	state, err := s.stream.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("jetstream: browse %q: %w", info.Name, err)
+		return fmt.Errorf("jetstream: browse %q: %w", h.queue.Name, err)
 	}
 	var stopped error
 	var hurry time.Time // when an end before the last message has to be over
 	for empty := 0; ; {
-		fresh, err := h.fetch(consumer)
+		fresh, err := h.fetch()
 		switch {
 		case err != nil:
 			return errors.Join(stopped, err)
@@ -133,33 +127,66 @@ func (b *Broker) browse(
 	}
 }
 
-// fetch asks for messages and returns those that are not held yet.
-func (h *holding) fetch(consumer jetstream.Consumer) ([]jetstream.Msg, error) {
-	page, err := consumer.FetchNoWait(browsePage)
-	if err != nil {
-		return nil, fmt.Errorf("jetstream: browse: %w", err)
-	}
-	var arrived []jetstream.Msg
-	for m := range page.Messages() {
-		arrived = append(arrived, m)
-	}
+// fetch asks for messages and returns those that are not held yet. It waits until the
+// server has said that there are no more: what came later, as from one that halts for a
+// moment, would be in nobody's hands until AckWait.
+func (h *holding) fetch() ([]*nats.Msg, error) {
+	arrived, err := h.page()
 	fresh := h.hold(arrived)
-	if err := page.Error(); err != nil {
-		return nil, fmt.Errorf("jetstream: browse: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: browse %q: %w", h.queue.Name, err)
 	}
 	return fresh, nil
 }
 
+// nextSubject is where a queue is asked for messages.
+func nextSubject(info *jetstream.ConsumerInfo) string {
+	return fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", info.Stream, info.Name)
+}
+
+// page returns what has arrived, beside an error too.
+func (h *holding) page() (arrived []*nats.Msg, err error) {
+	from, err := h.s.nc.SubscribeSync(h.s.nc.NewInbox())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = from.Unsubscribe() }()
+	body := fmt.Appendf(nil, `{"batch":%d,"no_wait":true}`, browsePage)
+	if err := h.s.nc.PublishRequest(nextSubject(h.queue), from.Subject, body); err != nil {
+		return nil, err
+	}
+	for len(arrived) < browsePage {
+		m, err := from.NextMsg(h.timeout)
+		if err != nil {
+			return arrived, fmt.Errorf("no answer of the server: %w", err)
+		}
+		if isAck(m.Reply) {
+			arrived = append(arrived, m)
+			continue
+		}
+		switch status := noteOf(m).status; status {
+		case statusHeartbeat:
+		case statusNoMore, statusExpired:
+			return arrived, nil
+		default:
+			return arrived, fmt.Errorf("the server answers %s %s", status, m.Header.Get("Description"))
+		}
+	}
+	return arrived, nil
+}
+
 // show lets visit see a message, and takes it out if it says so.
-func (h *holding) show(ctx context.Context, m jetstream.Msg, visit func(msg *message.Message) (bool, error)) error {
+func (h *holding) show(ctx context.Context, m *nats.Msg, visit func(msg *message.Message) (bool, error)) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	take, err := visit(decode(&nats.Msg{Subject: m.Subject(), Reply: m.Reply(), Header: m.Headers(), Data: m.Data()}))
+	take, err := visit(decode(m))
 	if err != nil || !take {
 		return err
 	}
-	if err := m.DoubleAck(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, h.timeout)
+	defer cancel()
+	if _, err := h.s.nc.RequestWithContext(ctx, m.Reply, []byte(bodyAck)); err != nil {
 		return fmt.Errorf("jetstream: browse: take a message out: %w", err)
 	}
 	h.drop(m)
@@ -169,12 +196,14 @@ func (h *holding) show(ctx context.Context, m jetstream.Msg, visit func(msg *mes
 // holding is the messages that a Browse holds, by their places in the stream.
 type holding struct {
 	s       *session
+	queue   *jetstream.ConsumerInfo
+	timeout time.Duration // of each answer
 	mu      sync.Mutex
 	replies map[uint64]string
 }
 
 // place is a message's number in the stream.
-func place(m jetstream.Msg) uint64 {
+func place(m *nats.Msg) uint64 {
 	meta, err := m.Metadata()
 	if err != nil {
 		return 0
@@ -184,7 +213,7 @@ func place(m jetstream.Msg) uint64 {
 
 // hold notes messages and returns those that it had not yet. One that came back
 // because its time ran out is held under its new name.
-func (h *holding) hold(arrived []jetstream.Msg) (fresh []jetstream.Msg) {
+func (h *holding) hold(arrived []*nats.Msg) (fresh []*nats.Msg) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, m := range arrived {
@@ -192,12 +221,12 @@ func (h *holding) hold(arrived []jetstream.Msg) (fresh []jetstream.Msg) {
 		if _, known := h.replies[at]; !known {
 			fresh = append(fresh, m)
 		}
-		h.replies[at] = m.Reply()
+		h.replies[at] = m.Reply
 	}
 	return fresh
 }
 
-func (h *holding) drop(m jetstream.Msg) {
+func (h *holding) drop(m *nats.Msg) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.replies, place(m))
@@ -237,9 +266,9 @@ func (h *holding) renew(ctx context.Context, every time.Duration) {
 
 // release gives everything back in its order. The server has done so when it
 // answers the last one.
-func (h *holding) release(timeout time.Duration) error {
+func (h *holding) release() error {
 	replies := h.inOrder()
-	if err := h.s.giveBack(replies, bodyNak, timeout); err != nil {
+	if err := h.s.giveBack(replies, bodyNak, h.timeout); err != nil {
 		return fmt.Errorf("jetstream: give messages back: they come after the queue's ack_wait: %w", err)
 	}
 	return nil

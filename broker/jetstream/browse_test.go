@@ -51,3 +51,28 @@ func TestBrowseSlowly(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A server, or a network, that halts for a moment hides no message from whoever looks.
+func TestBrowseBesideAHalt(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t, t.TempDir(), -1)
+	p := startProxy(t, srv.Addr().String())
+	b := open(t, p.url(), jetstream.Config{})
+	mustBind(t, b, "letters", "letters")
+	want := bodies(0, 500)
+	mustPublish(t, b, "letters", want...)
+	for range 2 {
+		var have []string
+		err := b.Browse(t.Context(), "letters", func(msg *message.Message) (bool, error) {
+			if have = append(have, string(msg.Payload)); len(have) == 150 { // more are asked for soon
+				p.stall()
+				time.AfterFunc(2500*time.Millisecond, p.resume)
+			}
+			return false, nil
+		})
+		if err != nil {
+			t.Fatalf("Browse: %v", err)
+		}
+		same(t, "seen", want, have)
+	}
+}

@@ -198,6 +198,7 @@ func noteOf(m *nats.Msg) note {
 // Statuses of notes; any other means that the queue must be looked at anew.
 const (
 	statusHeartbeat = "100"
+	statusNoMore    = "404" // nothing is there, or all that was has come
 	statusExpired   = "408" // the request's time is over
 )
 

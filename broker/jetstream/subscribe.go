@@ -152,7 +152,7 @@ func (sub *subscription) pull(ctx context.Context, s *session) error {
 		return fmt.Errorf("jetstream: queue %q: %w", sub.queue, err)
 	}
 	sub.begin(info.Config.AckWait)
-	subject := fmt.Sprintf("$JS.API.CONSUMER.MSG.NEXT.%s.%s", info.Stream, info.Name)
+	subject := nextSubject(info)
 	renew := time.NewTicker(sub.ackWait / 3)
 	defer renew.Stop()
 	for {

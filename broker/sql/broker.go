@@ -38,6 +38,8 @@ type Broker struct {
 
 	renewing sync.Mutex // held while a lease is renewed, and while a consumer is taken off: not to be entered again
 
+	making chan struct{} // holds a token while a queue is deleted, or looked after: not to be made again
+
 	mu       sync.Mutex
 	closed   bool
 	ended    chan struct{}                  // closed when Close is done
@@ -75,7 +77,7 @@ func Open(ctx context.Context, url string, cfg Config) (*Broker, error) {
 	b := &Broker{
 		cfg: cfg, log: cfg.Logger, db: sql.OpenDB(sessions{connector}), sql: newQueries(cfg.Schema),
 		closing: make(chan struct{}), ended: make(chan struct{}),
-		bindings: map[string]map[string]struct{}{}, subs: map[*subscription]struct{}{},
+		making: make(chan struct{}, 1), bindings: map[string]map[string]struct{}{}, subs: map[*subscription]struct{}{},
 		holders: map[int64]sql.NullString{},
 	}
 	b.db.SetMaxOpenConns(maxConnections)
@@ -153,11 +155,17 @@ func (b *Broker) DeleteQueue(ctx context.Context, queue string) error {
 	if b.isClosing() {
 		return ErrClosed
 	}
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
+	defer cancel()
+	select {
+	case b.making <- struct{}{}:
+		defer func() { <-b.making }()
+	case <-ctx.Done():
+		return outage(fmt.Sprintf("delete queue %q", queue), ctx.Err())
+	}
 	b.mu.Lock()
 	delete(b.bindings, queue)
 	b.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
-	defer cancel()
 	err := b.inTx(ctx, func(tx *sql.Tx) error {
 		var id int64
 		// First the queue, then its bindings, as one who binds it does.

@@ -111,23 +111,38 @@ func (b *Broker) renew(ctx context.Context, holder int64) error {
 // while a queue is being deleted, so the lease does not wait for it.
 func (b *Broker) keepQueues(ctx context.Context) error {
 	b.mu.Lock()
-	topics := map[string][]string{}
+	queues := map[string]struct{}{}
 	for sub := range b.subs {
-		if bound, ok := b.bindings[sub.queue]; ok {
-			topics[sub.queue] = slices.Collect(maps.Keys(bound))
-		}
+		queues[sub.queue] = struct{}{}
 	}
 	b.mu.Unlock()
 	var errs []error
-	for queue, topics := range topics {
-		whole, err := b.isBound(ctx, queue, topics)
-		if err == nil && !whole {
-			b.log.Warn("a queue was deleted while it was consumed, and is made again", "queue", queue)
-			err = b.bind(ctx, queue, topics)
-		}
-		errs = append(errs, err)
+	for queue := range queues {
+		errs = append(errs, b.keepQueue(ctx, queue))
 	}
 	return errors.Join(errs...)
+}
+
+func (b *Broker) keepQueue(ctx context.Context, queue string) error {
+	select {
+	case b.making <- struct{}{}:
+		defer func() { <-b.making }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	b.mu.Lock()
+	bound, wanted := b.bindings[queue]
+	topics := slices.Collect(maps.Keys(bound))
+	b.mu.Unlock()
+	if !wanted { // this Broker has deleted it
+		return nil
+	}
+	whole, err := b.isBound(ctx, queue, topics)
+	if err == nil && !whole {
+		b.log.Warn("a queue was deleted while it was consumed, and is made again", "queue", queue)
+		err = b.bind(ctx, queue, topics)
+	}
+	return err
 }
 
 // isBound reports whether a queue has the bindings.

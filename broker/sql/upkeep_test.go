@@ -216,3 +216,43 @@ END $$`)
 		t.Errorf("Inspect: %d consumers, %v; want none", consumers, err)
 	}
 }
+
+// TestQueueDeletedBesideItsUpkeep: a queue that this Broker itself deletes, while it looks whether it is
+// whole, is not made again.
+func TestQueueDeletedBesideItsUpkeep(t *testing.T) {
+	t.Parallel()
+	db, at := newRig(t)
+	b := open(t, at, sql.Config{Lease: time.Second})
+	bind(t, b, "billing", "account")
+	subscribe(t, b)
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	for _, statement := range []string{`DELETE FROM queues`, `LOCK TABLE bindings IN ACCESS EXCLUSIVE MODE`} {
+		if _, err := tx.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "it looks whether the queue is whole", func() bool {
+		var looks bool
+		err := db.QueryRowContext(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE wait_event_type = 'Lock' AND query LIKE '%cardinality%' AND query LIKE '%' || current_schema() || '%')`).Scan(&looks)
+		return err == nil && looks
+	})
+	deleted := make(chan error, 1)
+	go func() { deleted <- b.DeleteQueue(t.Context(), "billing") }()
+	<-time.After(100 * time.Millisecond) // it waits, too
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-deleted; err != nil {
+		t.Fatalf("DeleteQueue: %v", err)
+	}
+	<-time.After(500 * time.Millisecond)
+	var noQueue *sql.NoQueueError
+	if _, _, err := b.Inspect(t.Context(), "billing"); !errors.As(err, &noQueue) {
+		t.Errorf("Inspect: %v, want that there is no queue", err)
+	}
+}

@@ -36,7 +36,7 @@ func TestAgeOfTheOldest(t *testing.T) {
 		eventually(t, "the relay has counted them", func() bool { return r.Stats().Outbox.Pending == 3 })
 		eventually(t, "the relay knows how old they are", func() bool { return r.Stats().Outbox.Oldest >= time.Hour })
 		for _, age := range []time.Duration{overview.Oldest, r.Stats().Outbox.Oldest} {
-			if age < time.Hour || age > time.Hour+patience {
+			if age < time.Hour-time.Millisecond || age > time.Hour+patience { // SQLite rounds
 				t.Errorf("the oldest is %v old, want an hour", age)
 			}
 		}

@@ -154,7 +154,7 @@ func (l *lease) renew(ctx context.Context, every time.Duration, position int64) 
 		return fmt.Errorf("renew the lease: %w", err)
 	}
 	if n, err := result.RowsAffected(); err == nil && n == 0 {
-		return fmt.Errorf("%w: another relay has taken over", errLeaseLost)
+		return fmt.Errorf("%w: it has run out, or another relay has taken over", errLeaseLost)
 	}
 	l.extend(asked)
 	return nil

@@ -69,3 +69,35 @@ func TestOneOfManyGetsTheLease(t *testing.T) {
 		})
 	}
 }
+
+// A renewal that was given up, and comes to the database when the lease is released, does
+// not keep others from it.
+func TestReleasedLeaseIsNotRenewed(t *testing.T) {
+	t.Parallel()
+	for d, open := range map[Dialect]func(testing.TB) (*sql.DB, string){Postgres: testdb.Postgres, MySQL: testdb.MariaDB, SQLite: testdb.SQLite} {
+		t.Run(string(d), func(t *testing.T) {
+			t.Parallel()
+			db, _ := open(t)
+			if _, err := migrations.Up(t.Context(), db, d); err != nil {
+				t.Fatal(err)
+			}
+			s := newStore(db, d)
+			held, err := s.acquire(t.Context(), share{0, 1}, "first", time.Minute)
+			if err != nil || held == nil {
+				t.Fatalf("%v, %v; want the lease", held, err)
+			}
+			if err := held.renew(t.Context(), time.Second, 1); err != nil {
+				t.Errorf("renewed while it is held: %v", err)
+			}
+			if err := held.release(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := held.renew(t.Context(), time.Second, 1); !errors.Is(err, errLeaseLost) {
+				t.Errorf("renewed after its release: %v, want that it is lost", err)
+			}
+			if next, err := s.acquire(t.Context(), share{0, 1}, "second", time.Minute); err != nil || next == nil {
+				t.Errorf("taken by another: %v, %v; want the lease", next, err)
+			}
+		})
+	}
+}

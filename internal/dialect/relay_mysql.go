@@ -158,10 +158,11 @@ SET holder = ?2, term = LAST_INSERT_ID(term + 1), expires_at = UTC_TIMESTAMP(6) 
 WHERE shard = ?1 AND expires_at <= UTC_TIMESTAMP(6)`,
 
 	// The time makes sure that a row which is found is also changed, and so counted.
+	// Not one that was released since: a call that was given up may come late.
 	Renew: `
 UPDATE outbox_leases
 SET expires_at = UTC_TIMESTAMP(6) + INTERVAL ?4 * 1000 MICROSECOND, position = ?5, seen_at = UTC_TIMESTAMP(6)
-WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+WHERE shard = ?1 AND holder = ?2 AND term = ?3 AND expires_at > UTC_TIMESTAMP(6)`,
 
 	Release: `
 UPDATE outbox_leases SET expires_at = UTC_TIMESTAMP(6), asleep = false

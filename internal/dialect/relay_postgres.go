@@ -152,10 +152,11 @@ SET holder = EXCLUDED.holder, shards = EXCLUDED.shards, term = l.term + 1, expir
 WHERE l.expires_at <= clock_timestamp()
 RETURNING term`,
 
+	// Not one that was released since: a call that was given up may come late.
 	Renew: `
 UPDATE outbox_leases
 SET expires_at = clock_timestamp() + $4 * interval '1 millisecond', position = $5, seen_at = clock_timestamp()
-WHERE shard = $1 AND holder = $2 AND term = $3`,
+WHERE shard = $1 AND holder = $2 AND term = $3 AND expires_at > clock_timestamp()`,
 
 	Release: `
 UPDATE outbox_leases SET expires_at = clock_timestamp(), asleep = false

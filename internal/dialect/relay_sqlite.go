@@ -147,11 +147,12 @@ SET holder = excluded.holder, shards = excluded.shards, term = l.term + 1, expir
 WHERE l.expires_at <= strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')
 RETURNING term`,
 
+	// Not one that was released since: a call that was given up may come late.
 	Renew: `
 UPDATE outbox_leases
 SET expires_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', (?4 / 1000.0) || ' seconds'),
     position = ?5, seen_at = strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')
-WHERE shard = ?1 AND holder = ?2 AND term = ?3`,
+WHERE shard = ?1 AND holder = ?2 AND term = ?3 AND expires_at > strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')`,
 
 	Release: `
 UPDATE outbox_leases

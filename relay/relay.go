@@ -268,7 +268,6 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 		l.keep(hard, r.leaseRenew, func() int64 { return current.Load().readPosition() }, cancel)
 	}()
 	err := r.sessions(ctx, hard, l, &current)
-	r.stats.ledgers.Delete(current.Load())
 	stillOurs := hard.Err() == nil || errors.As(err, new(*DrainError))
 	cancel(errStopped)
 	<-kept
@@ -311,17 +310,17 @@ func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Po
 		defer r.owned.Delete(wake)
 	}
 	lanes := r.lanes.fresh()
+	var told *ledger
+	defer func() { r.stats.tell(told, nil) }()
 	for ctx.Err() == nil && hard.Err() == nil {
-		s := &session{Relay: r, lease: l, ledger: newLedger(), settled: make(chan struct{}, 1), wake: wake, lanes: lanes}
+		s := &session{Relay: r, lease: l, ledger: newLedger(), told: told, settled: make(chan struct{}, 1), wake: wake, lanes: lanes}
 		if r.collapses {
 			s.fold = newFolder()
 		}
-		if old := current.Swap(s.ledger); old != nil {
-			r.stats.ledgers.Delete(old)
-		}
-		r.stats.ledgers.Store(s.ledger, nil)
+		current.Store(s.ledger)
 		began := r.stats.published.Load()
 		err := s.run(ctx, hard)
+		told = s.told
 		if r.stats.published.Load() > began {
 			failures = 0
 		}

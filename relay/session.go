@@ -17,6 +17,7 @@ type session struct {
 	*Relay
 	lease  *lease
 	ledger *ledger
+	told   *ledger // what Stats know: the session's before, until this one knows what is failing; nil: none
 	gaps   gaps
 	fetch  *fetcher
 	delete *deleter
@@ -54,6 +55,8 @@ func (s *session) run(soft, hard context.Context) error {
 	if err := s.store.failing(hard, s.lease.share, s.ledger); err != nil {
 		return err
 	}
+	s.stats.tell(s.told, s.ledger)
+	s.told = s.ledger
 	fetch, err := s.store.fetcher(hard, s.lease.share)
 	if err != nil {
 		return err

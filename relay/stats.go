@@ -76,9 +76,8 @@ type stats struct {
 
 	read, send, confirm, settle timing
 
-	ledgers sync.Map // of *ledger, one a session
-
 	mu      sync.Mutex
+	ledgers map[*ledger]struct{} // one a shard
 	leases  int
 	term    int64     // the newest of the leases; 0: there is none
 	leading time.Time // since when
@@ -185,9 +184,11 @@ func (r *Relay) Stats() Stats {
 	if at := st.hindered.Load(); at > 0 {
 		s.Hindered = time.Unix(0, at)
 	}
-	st.each(func(l *ledger) { s.Blocked += int64(l.blockedKeys()) })
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	for l := range st.ledgers {
+		s.Blocked += int64(l.blockedKeys())
+	}
 	s.Outbox, s.Leases, s.Term, s.Leading, s.Idle = st.outbox, st.leases, st.term, st.leading, st.idle()
 	return s
 }
@@ -234,12 +235,18 @@ func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 	return nil
 }
 
-// each calls fn for the ledger of every session.
-func (st *stats) each(fn func(*ledger)) {
-	st.ledgers.Range(func(l, _ any) bool {
-		fn(l.(*ledger))
-		return true
-	})
+// tell has a session's ledger stand for the one before it; nil is none.
+func (st *stats) tell(before, now *ledger) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	delete(st.ledgers, before)
+	if now == nil {
+		return
+	}
+	if st.ledgers == nil {
+		st.ledgers = map[*ledger]struct{}{}
+	}
+	st.ledgers[now] = struct{}{}
 }
 
 // maxLook is how many times as long as a look took the next one waits, so that
@@ -276,7 +283,9 @@ func (st *stats) looked(pending int64, oldest time.Duration, at time.Time, pause
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	waiting := int64(0)
-	st.each(func(l *ledger) { waiting += l.waitingRows() })
+	for l := range st.ledgers {
+		waiting += l.waitingRows()
+	}
 	since := st.outbox.Since
 	switch {
 	case pending <= waiting:

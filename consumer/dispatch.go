@@ -194,6 +194,7 @@ func (d *dispatcher) giveUp(in *incoming) {
 	if d.work.Err() != nil {
 		d.mu.Lock()
 		d.left = append(d.left, in)
+		delete(d.busy, in)
 		d.mu.Unlock()
 	}
 	in.msg.Nack()

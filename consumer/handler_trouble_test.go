@@ -104,11 +104,14 @@ func TestHandlerFailures(t *testing.T) {
 			if letter.Metadata.Get(event.HeaderReason) != tc.reason || !strings.Contains(text, tc.text) || strings.Contains(text, "\n") || len(text) > maxHeaderStack {
 				t.Errorf("%s: headers %v", tc.name, letter.Metadata)
 			}
-			eventually(t, tc.name+": the other is handled", func() bool { return r.Stats().Applied == 1 })
 			want := int64(1)
 			if tc.reason == "permanent" {
 				want = 0
 			}
+			eventually(t, tc.name+": both are settled and counted", func() bool {
+				s := r.Stats()
+				return s.Applied == 1 && s.Dead > 0 && s.Retried >= want
+			})
 			if s := r.Stats(); s.Retried != want || s.Dead != 1 || s.Pauses != 0 {
 				t.Errorf("%s: have %+v, want %d retried, 1 dead, no pause", tc.name, s, want)
 			}

@@ -133,7 +133,10 @@ func TestTriggerRefusesRows(t *testing.T) {
 			}
 			run.broker.requeue = true
 			run.broker.deliver(save(1, 1, "good"), save(2, 1, "bad"), save(3, 1, "good"))
-			eventually(t, "all are settled", func() bool { s := r.Stats(); return s.Applied+s.Dead == 3 })
+			eventually(t, "all are settled and counted", func() bool {
+				s := r.Stats()
+				return s.Applied+s.Dead == 3 && s.Retried >= tc.dead
+			})
 			if s := r.Stats(); s.Dead != tc.dead || s.Retried != tc.dead || s.Pauses != 0 {
 				t.Errorf("have %+v, want %d retried and dead, no pause", s, tc.dead)
 			}

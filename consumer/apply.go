@@ -153,7 +153,8 @@ func (s *statements) close() error {
 }
 
 // transact runs work in a transaction and commits it.
-func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) error {
+func (s *statements) transact(ctx context.Context, work func(tx *sql.Tx) error) (err error) {
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	tx, err := s.db.BeginTx(ctx, s.options)
 	if err != nil {
 		return fmt.Errorf("consumer: begin: %w", err)

@@ -75,6 +75,7 @@ func (l *Loader) Clear(ctx context.Context) (rows int64, err error) {
 	if l.tx != nil {
 		return l.clear(ctx, l.tx)
 	}
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	tx, err := l.c.db.BeginTx(ctx, nil)
 	if err != nil {
 		return 0, fmt.Errorf("consumer: begin: %w", err)

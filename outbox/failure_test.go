@@ -2,13 +2,17 @@ package outbox_test
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lockstep-go/lockstep/internal/testdb"
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
@@ -210,6 +214,78 @@ func TestCanceled(t *testing.T) {
 			m.wantAccounts(t, 0)
 		}
 	})
+}
+
+// A context may end between two statements, or before the commit. database/sql
+// rolls back then, and says of what comes after that the transaction is over.
+func TestCanceledBetweenStatements(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, m master) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		errStopped := errors.New("stopped")
+		err := m.ob.InTx(ctx, m.DB, func(ctx context.Context, tx *outbox.Tx) error {
+			cancel(errStopped)
+			for range 50 { // until database/sql notices; a session of the outbox is looked at before its commit
+				if err := exec(context.WithoutCancel(ctx), tx, `UPDATE accounts SET name = name`); err != nil {
+					return err
+				}
+				<-time.After(2 * time.Millisecond)
+			}
+			return nil
+		})
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, errStopped) {
+			t.Errorf("InTx: %v, want that its context was canceled, and why", err)
+		}
+	})
+	t.Run("before a Sync commits", func(t *testing.T) {
+		t.Parallel()
+		db, dsn := testdb.Postgres(t)
+		m := newMaster(t, db, outbox.Postgres)
+		m.fill(t, 3)
+		ctx, cancel := context.WithCancel(t.Context())
+		through := sql.OpenDB(hooked{db.Driver(), dsn, func(statement string) {
+			if strings.Contains(statement, "INSERT INTO outbox") {
+				cancel()
+				<-time.After(100 * time.Millisecond) // database/sql notices
+			}
+		}})
+		defer func() { _ = through.Close() }()
+		if _, err := m.ob.Sync(ctx, through, "account", outbox.All, ""); !errors.Is(err, context.Canceled) {
+			t.Errorf("Sync: %v, want context.Canceled", err)
+		}
+		if ctx.Err() == nil {
+			t.Error("nothing was canceled: the test shows nothing")
+		}
+		m.wantSent(t)
+	})
+}
+
+// hooked calls a function after each statement.
+type hooked struct {
+	of    driver.Driver
+	dsn   string
+	after func(statement string)
+}
+
+func (h hooked) Driver() driver.Driver { return h.of }
+
+func (h hooked) Connect(context.Context) (driver.Conn, error) {
+	conn, err := h.of.Open(h.dsn)
+	return hookedConn{conn, h.after}, err
+}
+
+type hookedConn struct {
+	driver.Conn
+	after func(statement string)
+}
+
+func (c hookedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	return c.Conn.(driver.ConnBeginTx).BeginTx(ctx, opts)
+}
+
+func (c hookedConn) ExecContext(ctx context.Context, statement string, args []driver.NamedValue) (driver.Result, error) {
+	defer c.after(statement)
+	return c.Conn.(driver.ExecerContext).ExecContext(ctx, statement, args)
 }
 
 // Names with what ends names, or with what no name has, are not found or refused.

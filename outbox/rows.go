@@ -8,6 +8,7 @@ import (
 	"iter"
 
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
 // Row is the current state of a row, as its events carry it.
@@ -124,9 +125,10 @@ func (s *scan) rows(ctx context.Context, db *sql.DB, from *string, yield func(Ro
 
 // serialized is rows for an entity whose data a function makes: it gets a page
 // at once, and a transaction.
-func (s *scan) serialized(ctx context.Context, db *sql.DB, from *string, yield func(Row) bool) (int, bool, error) {
+func (s *scan) serialized(ctx context.Context, db *sql.DB, from *string, yield func(Row) bool) (n int, more bool, err error) {
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	var keys []string
-	n, _, err := s.versions(ctx, db, from, func(v Version) bool {
+	n, _, err = s.versions(ctx, db, from, func(v Version) bool {
 		keys = append(keys, v.Key)
 		return true
 	})

@@ -161,9 +161,6 @@ func (ob *Outbox) inSession(ctx context.Context, s *session, fn func(ctx context
 		if dialect.IsForeignSession(err) {
 			err = fmt.Errorf("%w: if a pooler gives each transaction another session, set Config.Unprepared", err)
 		}
-		if canceled := ctx.Err(); err != nil && canceled != nil && !errors.Is(err, canceled) {
-			err = fmt.Errorf("%w: %w", canceled, err) // the driver says "bad connection"
-		}
 	}()
 	tx := &Tx{ob: ob, tx: s.conn, session: s, ctx: ctx}
 	defer tx.end()

@@ -202,9 +202,10 @@ func (r *syncRun) retry(ctx context.Context) ([]string, error) {
 }
 
 // chunkOnce locks the next rows and records their events. It returns their keys.
-func (r *syncRun) chunkOnce(ctx context.Context) ([]string, error) {
+func (r *syncRun) chunkOnce(ctx context.Context) (keys []string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, syncChunkTimeout, fmt.Errorf("a chunk was not done within %v: does a transaction hold one of its rows?", syncChunkTimeout))
 	defer cancel()
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	sqlTx, err := r.db.BeginTx(ctx, &sql.TxOptions{Isolation: r.dialect.SyncIsolation()})
 	if err != nil {
 		return nil, err
@@ -216,22 +217,14 @@ func (r *syncRun) chunkOnce(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 	}
-	keys, err := r.lock(ctx, sqlTx)
+	keys, err = r.lock(ctx, sqlTx)
 	if err != nil || len(keys) == 0 {
-		return nil, causeOf(ctx, err)
+		return nil, err
 	}
 	if err := tx.sync(ctx, r, keys); err != nil {
-		return nil, causeOf(ctx, err)
+		return nil, err
 	}
 	return keys, sqlTx.Commit()
-}
-
-// causeOf adds why a context ended, where it is known.
-func causeOf(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
-		return fmt.Errorf("%w: %w", cause, err)
-	}
-	return err
 }
 
 // lock locks the rows of the next chunk and returns their keys in order.

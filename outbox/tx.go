@@ -63,7 +63,8 @@ func (m *mark) live() []string {
 // InTx runs fn in a transaction of db: begin, fn, flush, commit. An error of fn
 // or of the flush rolls everything back and is returned; a panic rolls back and
 // goes on. fn must neither keep the Tx nor use it from another goroutine.
-func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Context, tx *Tx) error) error {
+func (ob *Outbox) InTx(ctx context.Context, db *sql.DB, fn func(ctx context.Context, tx *Tx) error) (err error) {
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	s, err := ob.begin(ctx, db)
 	if err != nil {
 		return fmt.Errorf("outbox: begin: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lockstep-go/lockstep/consumer"
 	"github.com/lockstep-go/lockstep/event"
+	"github.com/lockstep-go/lockstep/internal/dialect"
 	"github.com/lockstep-go/lockstep/outbox"
 )
 
@@ -74,7 +75,8 @@ type LoadResult struct {
 // one that is here in the same or a newer revision stays. A row that does not fit
 // is reported and hinders no other; the error is nil then, and the result counts
 // it.
-func Load(ctx context.Context, from io.Reader, to Replica, o LoadOptions) (LoadResult, error) {
+func Load(ctx context.Context, from io.Reader, to Replica, o LoadOptions) (_ LoadResult, err error) {
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	l := &load{lines: newLines(from), to: to, LoadOptions: o}
 	first, err := l.lines.next()
 	switch {

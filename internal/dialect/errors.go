@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
@@ -262,6 +263,21 @@ func IsAway(err error) bool {
 		return isMySQLAway(n) || n == 1290 || n == 1836 // read-only
 	}
 	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, mysql.ErrInvalidConn)
+}
+
+// WithCause adds why ctx has ended to an error of what was done with it. A driver
+// may only say that a connection is bad or a statement was canceled, and
+// database/sql that the transaction is over.
+func WithCause(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	for _, why := range []error{context.Cause(ctx), ctx.Err()} {
+		if !errors.Is(err, why) {
+			err = fmt.Errorf("%w: %w", why, err)
+		}
+	}
+	return err
 }
 
 // IsConnection reports whether err is one that a lost connection leaves behind.

@@ -220,32 +220,23 @@ func (s *settler) hold() bool {
 
 // persist repeats a publication until the broker has taken it. It returns false
 // when Run's context ended first.
-func (s *settler) persist(publish func(context.Context) error) bool {
+func (s *settler) persist(publish func(context.Context) error) (taken bool) {
 	stuck := false
-	defer func() {
-		if stuck {
-			s.stats.add(func(st *Stats) { st.Stuck-- })
-		}
-	}()
+	defer func() { s.unstick(stuck, taken) }()
 	for attempt := 0; ; attempt++ {
 		err := s.send(publish)
-		if err == nil {
-			s.outages.end(unstored, stuck, func() { s.log.Info("the broker takes retries and dead letters again") })
+		switch {
+		case err == nil:
 			return true
+		case errors.Is(err, errHopeless):
+			return false
+		case !stuck:
+			stuck = true
+			s.stick(err)
 		}
-		if !errors.Is(err, errHopeless) {
-			if !stuck {
-				stuck = true
-				s.stick(err)
-			}
-			if sleep(s.ctx, outageBackoff(attempt)) {
-				continue
-			}
+		if !sleep(s.ctx, outageBackoff(attempt)) {
+			return false
 		}
-		if stuck {
-			s.outages.leave(unstored)
-		}
-		return false
 	}
 }
 
@@ -283,4 +274,18 @@ func (s *settler) stick(err error) {
 		s.stats.add(func(st *Stats) { st.Pauses++ })
 		s.log.Warn("the broker does not take a retry or dead letter: its message stays unacknowledged", logError, err)
 	})
+}
+
+// unstick notes that a copy is taken or given up, which was stuck or not, and says once
+// that all go through again.
+func (s *settler) unstick(stuck, taken bool) {
+	switch {
+	case taken:
+		s.outages.end(unstored, stuck, func() { s.log.Info("the broker takes retries and dead letters again") })
+	case stuck:
+		s.outages.leave(unstored)
+	}
+	if stuck {
+		s.stats.add(func(st *Stats) { st.Stuck-- })
+	}
 }

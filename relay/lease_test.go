@@ -11,10 +11,8 @@ import (
 	"github.com/lockstep-go/lockstep/migrations"
 )
 
-// Of many relays that have all seen the lease vacant one gets it, and nobody else before
-// it runs out or is released.
-func TestOneOfManyGetsTheLease(t *testing.T) {
-	t.Parallel()
+func onEachStore(t *testing.T, test func(t *testing.T, s *store)) {
+	t.Helper()
 	for d, open := range map[Dialect]func(testing.TB) (*sql.DB, string){Postgres: testdb.Postgres, MySQL: testdb.MariaDB, SQLite: testdb.SQLite} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
@@ -22,82 +20,82 @@ func TestOneOfManyGetsTheLease(t *testing.T) {
 			if _, err := migrations.Up(t.Context(), db, d); err != nil {
 				t.Fatal(err)
 			}
-			s := newStore(db, d)
-			of := share{0, 1}
-			take := func(ttl time.Duration) (holder string, term int64) {
-				t.Helper()
-				var all sync.WaitGroup
-				var mu sync.Mutex
-				for _, name := range []string{"a", "b", "c", "d"} {
-					all.Go(func() {
-						got, err := s.agree(t.Context(), of, name, ttl) // past the look whether it is vacant
-						mu.Lock()
-						defer mu.Unlock()
-						switch {
-						case errors.Is(err, sql.ErrNoRows):
-						case err != nil:
-							t.Errorf("%s: %v", name, err)
-						case holder != "":
-							t.Errorf("%s got the lease with term %d, and %s has it", name, got, holder)
-						default:
-							holder, term = name, got
-						}
-					})
-				}
-				all.Wait()
-				return holder, term
-			}
-			first, term := take(time.Minute)
-			if first == "" || term != 1 {
-				t.Fatalf("%q has the lease with term %d, want one with term 1", first, term)
-			}
-			if second, _ := take(time.Minute); second != "" {
-				t.Errorf("%s got the lease that %s has", second, first)
-			}
-			held := &lease{store: s, share: of, holder: first, term: term}
-			if err := held.release(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			const short = 2 * time.Second // within which all four have asked
-			if second, term := take(short); second == "" || term != 2 {
-				t.Errorf("%q has the lease that was released, with term %d, want one with term 2", second, term)
-			}
-			<-time.After(2 * short)
-			if third, term := take(time.Minute); third == "" || term != 3 {
-				t.Errorf("%q has the lease that ran out, with term %d, want one with term 3", third, term)
-			}
+			test(t, newStore(db, d))
 		})
 	}
+}
+
+// Of many relays that have all seen the lease vacant one gets it, and nobody else before
+// it runs out or is released.
+func TestOneOfManyGetsTheLease(t *testing.T) {
+	t.Parallel()
+	onEachStore(t, func(t *testing.T, s *store) {
+		of := share{0, 1}
+		take := func(ttl time.Duration) (holder string, term int64) {
+			t.Helper()
+			var all sync.WaitGroup
+			var mu sync.Mutex
+			for _, name := range []string{"a", "b", "c", "d"} {
+				all.Go(func() {
+					got, err := s.agree(t.Context(), of, name, ttl) // past the look whether it is vacant
+					mu.Lock()
+					defer mu.Unlock()
+					switch {
+					case errors.Is(err, sql.ErrNoRows):
+					case err != nil:
+						t.Errorf("%s: %v", name, err)
+					case holder != "":
+						t.Errorf("%s got the lease with term %d, and %s has it", name, got, holder)
+					default:
+						holder, term = name, got
+					}
+				})
+			}
+			all.Wait()
+			return holder, term
+		}
+		first, term := take(time.Minute)
+		if first == "" || term != 1 {
+			t.Fatalf("%q has the lease with term %d, want one with term 1", first, term)
+		}
+		if second, _ := take(time.Minute); second != "" {
+			t.Errorf("%s got the lease that %s has", second, first)
+		}
+		held := &lease{store: s, share: of, holder: first, term: term}
+		if err := held.release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		const short = 2 * time.Second // within which all four have asked
+		if second, term := take(short); second == "" || term != 2 {
+			t.Errorf("%q has the lease that was released, with term %d, want one with term 2", second, term)
+		}
+		<-time.After(2 * short)
+		if third, term := take(time.Minute); third == "" || term != 3 {
+			t.Errorf("%q has the lease that ran out, with term %d, want one with term 3", third, term)
+		}
+	})
 }
 
 // A renewal that was given up, and comes to the database when the lease is released, does
 // not keep others from it.
 func TestReleasedLeaseIsNotRenewed(t *testing.T) {
 	t.Parallel()
-	for d, open := range map[Dialect]func(testing.TB) (*sql.DB, string){Postgres: testdb.Postgres, MySQL: testdb.MariaDB, SQLite: testdb.SQLite} {
-		t.Run(string(d), func(t *testing.T) {
-			t.Parallel()
-			db, _ := open(t)
-			if _, err := migrations.Up(t.Context(), db, d); err != nil {
-				t.Fatal(err)
-			}
-			s := newStore(db, d)
-			held, err := s.acquire(t.Context(), share{0, 1}, "first", time.Minute)
-			if err != nil || held == nil {
-				t.Fatalf("%v, %v; want the lease", held, err)
-			}
-			if err := held.renew(t.Context(), time.Second, 1); err != nil {
-				t.Errorf("renewed while it is held: %v", err)
-			}
-			if err := held.release(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if err := held.renew(t.Context(), time.Second, 1); !errors.Is(err, errLeaseLost) {
-				t.Errorf("renewed after its release: %v, want that it is lost", err)
-			}
-			if next, err := s.acquire(t.Context(), share{0, 1}, "second", time.Minute); err != nil || next == nil {
-				t.Errorf("taken by another: %v, %v; want the lease", next, err)
-			}
-		})
-	}
+	onEachStore(t, func(t *testing.T, s *store) {
+		held, err := s.acquire(t.Context(), share{0, 1}, "first", time.Minute)
+		if err != nil || held == nil {
+			t.Fatalf("%v, %v; want the lease", held, err)
+		}
+		if err := held.renew(t.Context(), time.Second, 1); err != nil {
+			t.Errorf("renewed while it is held: %v", err)
+		}
+		if err := held.release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := held.renew(t.Context(), time.Second, 1); !errors.Is(err, errLeaseLost) {
+			t.Errorf("renewed after its release: %v, want that it is lost", err)
+		}
+		if next, err := s.acquire(t.Context(), share{0, 1}, "second", time.Minute); err != nil || next == nil {
+			t.Errorf("taken by another: %v, %v; want the lease", next, err)
+		}
+	})
 }

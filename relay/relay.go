@@ -267,14 +267,10 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 		defer close(kept)
 		l.keep(hard, r.leaseRenew, func() int64 { return current.Load().readPosition() }, cancel)
 	}()
-	err := r.sessions(ctx, hard, l, &current)
+	away, err := r.sessions(ctx, hard, l, &current)
 	stillOurs := hard.Err() == nil || errors.As(err, new(*DrainError))
 	cancel(errStopped)
 	<-kept
-	away := (*awayError)(nil)
-	if errors.As(err, &away) {
-		err = nil
-	}
 	if err == nil && ctx.Err() != nil {
 		if <-said; away != nil && underWay > 0 {
 			r.log.Warn("not drained: what was under way stays in the outbox", keyShard, l.share.shard, keyError, away)
@@ -294,14 +290,10 @@ func (r *Relay) lead(ctx context.Context, l *lease) error {
 	return err
 }
 
-// awayError is an outage that a relay met while it drained.
-type awayError struct{ error }
-
-func (e *awayError) Unwrap() error { return e.error }
-
 // sessions runs one session after the other: an outage ends one, and the next
-// begins with the table as it is.
-func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Pointer[ledger]) error {
+// begins with the table as it is. away is the one that it met while it drained, which
+// is no error.
+func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Pointer[ledger]) (away, err error) {
 	failures := 0
 	var wake chan struct{}
 	if r.wake != nil {
@@ -310,17 +302,15 @@ func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Po
 		defer r.owned.Delete(wake)
 	}
 	lanes := r.lanes.fresh()
-	var told *ledger
-	defer func() { r.stats.tell(told, nil) }()
+	defer r.stats.untell(l.share)
 	for ctx.Err() == nil && hard.Err() == nil {
-		s := &session{Relay: r, lease: l, ledger: newLedger(), told: told, settled: make(chan struct{}, 1), wake: wake, lanes: lanes}
+		s := &session{Relay: r, lease: l, ledger: newLedger(), settled: make(chan struct{}, 1), wake: wake, lanes: lanes}
 		if r.collapses {
 			s.fold = newFolder()
 		}
 		current.Store(s.ledger)
 		began := r.stats.published.Load()
 		err := s.run(ctx, hard)
-		told = s.told
 		if r.stats.published.Load() > began {
 			failures = 0
 		}
@@ -328,16 +318,13 @@ func (r *Relay) sessions(ctx, hard context.Context, l *lease, current *atomic.Po
 			continue
 		}
 		if ctx.Err() != nil {
-			return &awayError{err}
+			return err, nil
 		}
 		failures++
 		r.pause(l.share, err)
 		wait(ctx, outageBackoff(failures))
 	}
-	if hard.Err() != nil {
-		return context.Cause(hard)
-	}
-	return nil
+	return nil, context.Cause(hard)
 }
 
 // outageBackoff waits longer with each session in a row that got nothing done.

@@ -17,7 +17,6 @@ type session struct {
 	*Relay
 	lease  *lease
 	ledger *ledger
-	told   *ledger // what Stats know: the session's before, until this one knows what is failing; nil: none
 	gaps   gaps
 	fetch  *fetcher
 	delete *deleter
@@ -55,8 +54,7 @@ func (s *session) run(soft, hard context.Context) error {
 	if err := s.store.failing(hard, s.lease.share, s.ledger); err != nil {
 		return err
 	}
-	s.stats.tell(s.told, s.ledger)
-	s.told = s.ledger
+	s.stats.tell(s.lease.share, s.ledger) // not before: the last session's knows more until here
 	fetch, err := s.store.fetcher(hard, s.lease.share)
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ type stats struct {
 	read, send, confirm, settle timing
 
 	mu      sync.Mutex
-	ledgers map[*ledger]struct{} // one a shard
+	ledgers map[share]*ledger // each the last that knew what is failing
 	leases  int
 	term    int64     // the newest of the leases; 0: there is none
 	leading time.Time // since when
@@ -186,7 +186,7 @@ func (r *Relay) Stats() Stats {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for l := range st.ledgers {
+	for _, l := range st.ledgers {
 		s.Blocked += int64(l.blockedKeys())
 	}
 	s.Outbox, s.Leases, s.Term, s.Leading, s.Idle = st.outbox, st.leases, st.term, st.leading, st.idle()
@@ -235,18 +235,21 @@ func (s Stats) Stalled(now time.Time, limit time.Duration) error {
 	return nil
 }
 
-// tell has a session's ledger stand for the one before it; nil is none.
-func (st *stats) tell(before, now *ledger) {
+// tell has a session's ledger stand for that of the share's session before.
+func (st *stats) tell(of share, l *ledger) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	delete(st.ledgers, before)
-	if now == nil {
-		return
-	}
 	if st.ledgers == nil {
-		st.ledgers = map[*ledger]struct{}{}
+		st.ledgers = map[share]*ledger{}
 	}
-	st.ledgers[now] = struct{}{}
+	st.ledgers[of] = l
+}
+
+// untell takes the share's ledger away: no session follows.
+func (st *stats) untell(of share) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	delete(st.ledgers, of)
 }
 
 // maxLook is how many times as long as a look took the next one waits, so that
@@ -283,7 +286,7 @@ func (st *stats) looked(pending int64, oldest time.Duration, at time.Time, pause
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	waiting := int64(0)
-	for l := range st.ledgers {
+	for _, l := range st.ledgers {
 		waiting += l.waitingRows()
 	}
 	since := st.outbox.Since

@@ -157,12 +157,10 @@ func (b *Broker) DeleteQueue(ctx context.Context, queue string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
-	select {
-	case b.making <- struct{}{}:
-		defer func() { <-b.making }()
-	case <-ctx.Done():
+	if !take(ctx, b.making) {
 		return outage(fmt.Sprintf("delete queue %q", queue), ctx.Err())
 	}
+	defer func() { <-b.making }()
 	b.mu.Lock()
 	delete(b.bindings, queue)
 	b.mu.Unlock()

@@ -124,12 +124,10 @@ func (b *Broker) keepQueues(ctx context.Context) error {
 }
 
 func (b *Broker) keepQueue(ctx context.Context, queue string) error {
-	select {
-	case b.making <- struct{}{}:
-		defer func() { <-b.making }()
-	case <-ctx.Done():
+	if !take(ctx, b.making) {
 		return ctx.Err()
 	}
+	defer func() { <-b.making }()
 	b.mu.Lock()
 	bound, wanted := b.bindings[queue]
 	topics := slices.Collect(maps.Keys(bound))
@@ -143,6 +141,16 @@ func (b *Broker) keepQueue(ctx context.Context, queue string) error {
 		err = b.bind(ctx, queue, topics)
 	}
 	return err
+}
+
+// take puts a token into a channel, and reports whether that was before ctx ended.
+func take(ctx context.Context, tokens chan struct{}) bool {
+	select {
+	case tokens <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // isBound reports whether a queue has the bindings.

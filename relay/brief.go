@@ -13,8 +13,7 @@ import (
 // from this process for a few seconds. A relay that is frozen in the middle, or cut
 // off without a word, would otherwise hold its locks for as long as it likes, and
 // whoever takes over would wait for them.
-func (s *store) brief(ctx context.Context, opts *sql.TxOptions, fn func(q dialect.Querier) error) (err error) {
-	defer func() { err = dialect.WithCause(ctx, err) }()
+func (s *store) brief(ctx context.Context, opts *sql.TxOptions, fn func(q dialect.Querier) error) error {
 	if s.sql.Unbound != "" {
 		return s.briefSession(ctx, opts, fn)
 	}

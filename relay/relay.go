@@ -182,7 +182,7 @@ func (r *Relay) Check(ctx context.Context) error {
 		case errors.Is(err, dialect.ErrNoTable):
 			return fmt.Errorf("relay: %w: run `relay migrate up`: %w", ErrNotMigrated, err)
 		case err != nil:
-			return fmt.Errorf("relay: %w", err)
+			return fmt.Errorf("relay: %w", dialect.WithCause(ctx, err))
 		}
 	}
 	return nil

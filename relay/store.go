@@ -22,8 +22,8 @@ const callTimeout = 15 * time.Second
 const closeTimeout = 2 * time.Second
 
 // bounded calls the database and returns when it has answered, or shortly after
-// the timeout or ctx. A driver may go on reading from a connection that has gone
-// silent whatever its context says; the call is left to itself then.
+// the timeout or ctx, and says so then. A driver may go on reading from a connection
+// that has gone silent whatever its context says; the call is left to itself then.
 func bounded[T any](ctx context.Context, timeout time.Duration, call func(ctx context.Context) (T, error)) (T, error) {
 	type answer struct {
 		value T
@@ -34,7 +34,7 @@ func bounded[T any](ctx context.Context, timeout time.Duration, call func(ctx co
 	go func() {
 		defer cancel()
 		value, err := call(ctx)
-		answered <- answer{value, err}
+		answered <- answer{value, dialect.WithCause(ctx, err)}
 	}()
 	select {
 	case a := <-answered:
@@ -48,7 +48,7 @@ func bounded[T any](ctx context.Context, timeout time.Duration, call func(ctx co
 		return a.value, a.err
 	case <-grace.C:
 		var none T
-		return none, fmt.Errorf("the database does not answer: %w", context.Cause(ctx))
+		return none, dialect.WithCause(ctx, fmt.Errorf("the database does not answer: %w", context.Cause(ctx)))
 	}
 }
 

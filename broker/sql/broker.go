@@ -144,7 +144,7 @@ func (b *Broker) bind(ctx context.Context, queue string, topics []string) error 
 		return err
 	})
 	if err != nil {
-		return outage(fmt.Sprintf("bind queue %q", queue), err)
+		return outage(fmt.Sprintf("bind queue %q", queue), because(ctx, err))
 	}
 	return nil
 }
@@ -158,7 +158,7 @@ func (b *Broker) DeleteQueue(ctx context.Context, queue string) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
 	if !take(ctx, b.making) {
-		return outage(fmt.Sprintf("delete queue %q", queue), ctx.Err())
+		return outage(fmt.Sprintf("delete queue %q", queue), because(ctx, ctx.Err()))
 	}
 	defer func() { <-b.making }()
 	b.mu.Lock()
@@ -182,7 +182,7 @@ func (b *Broker) DeleteQueue(ctx context.Context, queue string) error {
 		return err
 	})
 	if err != nil {
-		return outage(fmt.Sprintf("delete queue %q", queue), err)
+		return outage(fmt.Sprintf("delete queue %q", queue), because(ctx, err))
 	}
 	return nil
 }
@@ -206,7 +206,7 @@ func (b *Broker) Bound(ctx context.Context, topic string) (is bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
 	if err := b.db.QueryRowContext(ctx, b.sql.bound, topic).Scan(&is); err != nil {
-		return false, outage("read the bindings", err)
+		return false, outage("read the bindings", because(ctx, err))
 	}
 	return is, nil
 }
@@ -250,7 +250,7 @@ func (b *Broker) exec(ctx context.Context, query string, args ...any) (affected 
 	defer cancel()
 	result, err := b.db.ExecContext(ctx, query, args...)
 	if err != nil {
-		return 0, err
+		return 0, because(ctx, err)
 	}
 	return result.RowsAffected()
 }

@@ -33,7 +33,7 @@ func (b *Broker) lookAt(ctx context.Context, queue, query string, into ...any) e
 	case errors.Is(err, sql.ErrNoRows):
 		return &NoQueueError{queue}
 	case err != nil:
-		return outage(fmt.Sprintf("look at queue %q", queue), err)
+		return outage(fmt.Sprintf("look at queue %q", queue), because(ctx, err))
 	}
 	return nil
 }
@@ -71,6 +71,7 @@ func (b *Broker) Browse(ctx context.Context, queue string, visit func(msg *messa
 func (b *Broker) page(ctx context.Context, queue string, after, upTo, holder int64) (page []entry, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
+	defer func() { err = because(ctx, err) }()
 	rows, err := b.db.QueryContext(ctx, b.sql.browse, queue, after, upTo, browsePage, holder)
 	if err != nil {
 		return nil, err

@@ -99,6 +99,20 @@ func aboutTheData(err error) bool {
 	return false
 }
 
+// because adds why ctx has ended to an error of what was done with it: lib/pq says that a statement was
+// canceled or that the connection is bad, and database/sql that the transaction is over.
+func because(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	for _, why := range []error{context.Cause(ctx), ctx.Err()} {
+		if !errors.Is(err, why) {
+			err = fmt.Errorf("%w: %w", why, err)
+		}
+	}
+	return err
+}
+
 // outage wraps an error of the database with what was done and, where there is one, a remedy.
 func outage(what string, err error) error {
 	switch {

@@ -72,6 +72,7 @@ func (i *inserter) QueryContext(context.Context, string, ...any) (wsql.Rows, err
 func (b *Broker) insert(ctx context.Context, parcels []*parcel) (unbound []int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
+	defer func() { err = because(ctx, err) }()
 	db := &inserter{query: func(query string, args ...any) (*sql.Rows, error) { return b.db.QueryContext(ctx, query, args...) }}
 	publisher, err := wsql.NewPublisher(db, wsql.PublisherConfig{
 		SchemaAdapter: insertion{query: b.sql.store, parcels: parcels},

@@ -9,9 +9,10 @@ import (
 )
 
 // prepare makes the tables if they are missing.
-func (b *Broker) prepare(ctx context.Context) error {
+func (b *Broker) prepare(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
+	defer func() { err = because(ctx, err) }()
 	var tables, schema bool
 	if err := b.db.QueryRowContext(ctx, b.sql.missing, b.cfg.Schema).Scan(&tables, &schema); err != nil {
 		return err
@@ -19,7 +20,7 @@ func (b *Broker) prepare(ctx context.Context) error {
 	if !tables {
 		return nil
 	}
-	err := b.inTx(ctx, func(tx *sql.Tx) error {
+	err = b.inTx(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, b.sql.lockTables); err != nil {
 			return err
 		}

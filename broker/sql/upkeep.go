@@ -24,7 +24,7 @@ func (b *Broker) enter(ctx context.Context, queue string) (holder int64, err err
 	defer cancel()
 	name := sql.NullString{String: queue, Valid: queue != ""}
 	if err := b.db.QueryRowContext(ctx, b.sql.register, name, b.cfg.Lease.Milliseconds()).Scan(&holder); err != nil {
-		return 0, outage("subscribe", err)
+		return 0, outage("subscribe", because(ctx, err))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

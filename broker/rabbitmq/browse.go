@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -112,14 +113,20 @@ func (b *Broker) look(ctx context.Context, queue string) (*conn, *amqp.Channel, 
 		}
 		return nil
 	})
-	var refused *amqp.Error
 	switch {
-	case errors.As(err, &refused) && refused.Code == amqp.NotFound:
+	case isNoQueue(err):
 		return nil, nil, state, &NoQueueError{queue}
 	case err != nil:
 		return nil, nil, state, fmt.Errorf("rabbitmq: look at queue %s: %w", queue, err)
 	}
 	return c, ch, state, nil
+}
+
+// isNoQueue reports whether the server says that there is no such queue. It has the same code for one
+// whose node is down.
+func isNoQueue(err error) bool {
+	var refused *amqp.Error
+	return errors.As(err, &refused) && refused.Code == amqp.NotFound && strings.Contains(refused.Reason, "no queue ")
 }
 
 // ignoreClosed drops the error of closing what is closed already.

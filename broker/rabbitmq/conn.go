@@ -79,8 +79,9 @@ func (d *dialer) dialHost(ctx context.Context, url string) (*conn, error) {
 			return c.sock, nil
 		},
 	})
-	if stop != nil && !stop() {
-		err = errors.Join(ctx.Err(), err)
+	if stop != nil && !stop() { // what amqp091 makes of our cutting it off is not the server's word
+		c.cut()
+		return nil, fmt.Errorf("no answer: %w", ctx.Err())
 	}
 	if err != nil {
 		if c.sock != nil {

@@ -134,8 +134,11 @@ func (l *link) await(ctx context.Context) (*conn, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if err == nil {
+			switch {
+			case err == nil:
 				err = fmt.Errorf("not yet connected to %s: %w", l.dialer.address, ctx.Err())
+			case errors.Is(ctx.Err(), context.Canceled): // else what is wrong says more
+				err = fmt.Errorf("%w: %w", ctx.Err(), err)
 			}
 			return nil, err
 		}

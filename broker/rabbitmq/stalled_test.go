@@ -93,7 +93,7 @@ func TestBlockedConnection(t *testing.T) {
 	r := newRig(t)
 	proxy, url := r.proxied()
 	log := &lines{}
-	const timeout = 4 * time.Second
+	const timeout = 7 * time.Second // within which a busy disk answers, too
 	b, queue := r.openAt(url, Config{ConfirmTimeout: timeout, Logger: log.logger()}), r.queue()
 	r.bind(b, queue, "account")
 	if err := b.Publish("account", newMessage("before")); err != nil {

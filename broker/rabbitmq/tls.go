@@ -61,7 +61,7 @@ func (c Config) checkTLS(u *url.URL, query url.Values) error {
 	return errors.Join(faults...)
 }
 
-// withRemedy says what to do about a TLS handshake that failed.
+// withRemedy says what to do about a handshake that failed.
 func withRemedy(url string, err error) error {
 	remedy := ""
 	switch {
@@ -73,6 +73,8 @@ func withRemedy(url string, err error) error {
 		remedy = "connect to a name that is in the server's certificate, or give that name: " + paramServerName + "=NAME in the URL"
 	case errors.As(err, new(tls.RecordHeaderError)):
 		remedy = "the server does not speak TLS on this port: RabbitMQ's for TLS is 5671, others take amqp://"
+	case errors.Is(err, amqp.ErrCredentials), errors.Is(err, amqp.ErrVhost):
+		remedy = "or the server went away at that moment: it has ended the connection without a word"
 	case strings.HasPrefix(url, "amqps:") && hungUp(err):
 		remedy = "the server may want a client's certificate that it can verify: " + paramCert + "=FILE and " + paramKey + "=FILE in the URL"
 	default:
@@ -85,6 +87,10 @@ func withRemedy(url string, err error) error {
 // began, as it does when it misses a client's certificate. Its reason is in the error
 // if it came before our next write failed.
 func hungUp(err error) bool {
+	var e *amqp.Error
+	if errors.As(err, &e) && !e.Server && e.Code == amqp.FrameError { // of which amqp091 keeps but the text
+		return true
+	}
 	ends := []error{amqp.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}
 	return strings.Contains(err.Error(), "tls: ") || slices.ContainsFunc(ends, func(end error) bool { return errors.Is(err, end) })
 }

@@ -102,9 +102,15 @@ func ownDatabase(t *testing.T) (db *sql.DB, raw string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := admin.Exec("DROP DATABASE " + name + " WITH (FORCE)"); err != nil { //nolint:noctx // the test's has ended
-			t.Error(err)
+		// Without FORCE, which is refused while autovacuum is in the database: the server waits
+		// 5 s for sessions that are about to end.
+		var err error
+		for range 6 {
+			if _, err = admin.Exec("DROP DATABASE " + name); err == nil { //nolint:noctx // the test's has ended
+				return
+			}
 		}
+		t.Error(err)
 	})
 	q := u.Query()
 	q.Del("search_path")

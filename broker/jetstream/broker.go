@@ -2,6 +2,7 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -252,8 +253,11 @@ func (b *Broker) await(ctx context.Context) (*session, error) {
 		}
 		select {
 		case <-ctx.Done():
-			if cause == nil {
-				cause = context.Cause(ctx)
+			switch why := context.Cause(ctx); {
+			case cause == nil:
+				cause = why
+			case errors.Is(ctx.Err(), context.Canceled): // else what is wrong says more
+				cause = fmt.Errorf("%w: %w", why, cause)
 			}
 			return nil, fmt.Errorf("%w: %w", ErrNotConnected, cause)
 		case <-b.closing:

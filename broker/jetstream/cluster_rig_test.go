@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"slices"
@@ -53,21 +54,26 @@ func startCluster(t *testing.T) *cluster {
 }
 
 // freePorts returns ports that nobody listens on, so that a server comes back
-// under its old address.
+// under its old address. They lie below those that the system gives away, which
+// another test may have got until then.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 * n {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(10_000)))
 		if err != nil {
-			t.Fatalf("look for a port: %v", err)
+			continue
 		}
 		defer func() { _ = l.Close() }() // all at the end, so that they differ
 		if addr, ok := l.Addr().(*net.TCPAddr); ok {
 			ports = append(ports, addr.Port)
 		}
+		if len(ports) == n {
+			return ports
+		}
 	}
-	return ports
+	t.Fatal("too few free ports from 10000 to 20000")
+	return nil
 }
 
 func (n *clusterNode) start(t *testing.T) {

@@ -35,12 +35,29 @@ type session struct {
 // knows more servers of the cluster than the URL.
 func (b *Broker) connect(ctx context.Context, old *session) (*session, error) {
 	s := &session{done: make(chan struct{})}
-	opts, err := b.options(ctx, s)
+	ended := func() bool { return true } // ends the limit that ctx sets to the handshakes
+	opts, err := b.options(s, func(network, address string) (net.Conn, error) {
+		ended() // that of the server before
+		limited, cancel := context.WithTimeout(ctx, nats.DefaultTimeout)
+		defer cancel()
+		conn, err := (&net.Dialer{}).DialContext(limited, network, address)
+		if err == nil {
+			ended = context.AfterFunc(ctx, func() { _ = conn.Close() })
+		}
+		return conn, err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: connect: %w", err)
 	}
 	nc, err := nats.Connect(b.servers(old), opts...)
-	if err != nil {
+	if !ended() && err == nil {
+		nc.Close()
+		err = nats.ErrConnectionClosed
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("jetstream: connect to %s: %w: %w", b.target.shown(), context.Cause(ctx), err)
+	case err != nil:
 		return nil, fmt.Errorf("jetstream: connect to %s: %w", b.target.shown(), withRemedy(err))
 	}
 	s.nc = nc
@@ -72,7 +89,7 @@ func (b *Broker) servers(old *session) string {
 	return servers
 }
 
-func (b *Broker) options(ctx context.Context, s *session) ([]nats.Option, error) {
+func (b *Broker) options(s *session, dial dialer) ([]nats.Option, error) {
 	opts, err := b.target.security.options()
 	if err != nil {
 		return nil, err
@@ -80,8 +97,9 @@ func (b *Broker) options(ctx context.Context, s *session) ([]nats.Option, error)
 	if b.server != nil {
 		opts = append(opts, nats.InProcessServer(b.server.srv))
 	} else {
-		opts = append(opts, nats.SetCustomDialer(dialer{ctx.Done()}))
+		opts = append(opts, nats.SetCustomDialer(dial))
 	}
+	opts = append(opts, nats.Timeout(b.cfg.ConfirmTimeout)) // of the handshakes with a server that is there
 	opts = append(opts, b.cfg.Options...)
 	return append(opts,
 		nats.Name("lockstep"),
@@ -106,22 +124,11 @@ func saidOnce(say func(error)) nats.ErrHandler {
 	}
 }
 
-// dialer gives dialling up when the Broker closes.
-type dialer struct{ done <-chan struct{} }
+// dialer is a nats.CustomDialer.
+type dialer func(network, address string) (net.Conn, error)
 
-// Dial is nats.CustomDialer.
-func (d dialer) Dial(network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), nats.DefaultTimeout)
-	defer cancel()
-	go func() {
-		select {
-		case <-d.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return (&net.Dialer{}).DialContext(ctx, network, address)
-}
+// Dial dials.
+func (d dialer) Dial(network, address string) (net.Conn, error) { return d(network, address) }
 
 // end marks the session as over and fails what it has not confirmed. The first
 // cause counts.

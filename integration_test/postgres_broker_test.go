@@ -38,14 +38,7 @@ func newPostgresRig(t *testing.T, entities ...entity) *rig {
 	r.connect = func(ctx context.Context, url string) (broker.Broker, error) {
 		return broker.Open(ctx, url, broker.Options{Logger: r.log})
 	}
-	r.depth = func(t *testing.T) int {
-		t.Helper()
-		n, _, err := r.control.(broker.Letterbox).Inspect(t.Context(), r.queue)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
+	r.depth = func(t *testing.T) int { t.Helper(); return inQueue(t, r.control, r.queue) }
 	plain := r.brokerURL
 	q.Set("application_name", r.suffix+"_witness")
 	q.Set("lease", patience.String())

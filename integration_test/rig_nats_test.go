@@ -75,19 +75,7 @@ func newNATSRig(t *testing.T, own *nats, entities ...entity) *rig {
 	}
 	r.depth = func(t *testing.T) int {
 		t.Helper()
-		n := 0
-		for _, queue := range []string{r.queue, r.wireQueue()} {
-			letterbox, ok := r.control.(broker.Letterbox)
-			if !ok {
-				t.Fatal("JetStream's adapter cannot look into a queue")
-			}
-			messages, _, err := letterbox.Inspect(t.Context(), queue)
-			if err != nil {
-				t.Fatal(err)
-			}
-			n += messages
-		}
-		return n
+		return inQueue(t, r.control, r.queue) + inQueue(t, r.control, r.wireQueue())
 	}
 	r.bind(t)
 	return r

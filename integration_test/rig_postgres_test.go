@@ -86,7 +86,7 @@ func newClusterOn(t *testing.T, disks *disks, settings ...string) *cluster {
 func (c *cluster) program(name string) string { return filepath.Join(c.tools, name) }
 
 func (c *cluster) dsn(role, database string) string {
-	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable&connect_timeout=5", role, loopback(c.port), database)
+	return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable&connect_timeout=30", role, loopback(c.port), database)
 }
 
 // open returns a pool on one of the cluster's databases.

@@ -277,21 +277,17 @@ func (r *rig) useJetStream(t *testing.T) {
 	}
 	t.Cleanup(func() { closeIt(t, embedded) })
 	r.connect = func(context.Context, string) (broker.Broker, error) { return unshared{embedded}, nil }
-	r.depth = func(t *testing.T) int {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		messages, err := embedded.Subscribe(ctx, r.queue)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := 0
-		for m := range messages {
-			m.Nack()
-			n++
-		}
-		return n
+	r.depth = func(t *testing.T) int { t.Helper(); return inQueue(t, embedded, r.queue) }
+}
+
+// inQueue returns how many messages a queue holds, those in consumers' hands included.
+func inQueue(t *testing.T, b broker.Broker, queue string) int {
+	t.Helper()
+	messages, _, err := b.(broker.Letterbox).Inspect(t.Context(), queue)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return messages
 }
 
 // bind makes the queues before anything is published, as a replica that is set

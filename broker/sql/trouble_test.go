@@ -53,7 +53,8 @@ func TestFrozenWhileReading(t *testing.T) {
 	t.Parallel()
 	_, at := newRig(t)
 	way := startProxy(t, at)
-	frozen, other := open(t, way.url, sql.Config{Lease: time.Second, ConfirmTimeout: 3 * time.Second}), open(t, at, sql.Config{})
+	other := open(t, at, sql.Config{}) // makes the tables
+	frozen := open(t, way.url, sql.Config{Lease: time.Second, ConfirmTimeout: 3 * time.Second})
 	bind(t, other, "billing", "account")
 	out := subscribe(t, frozen)
 	way.freezeAt(held)
@@ -76,7 +77,8 @@ func TestFrozenWhileDeleting(t *testing.T) {
 	t.Parallel()
 	_, at := newRig(t)
 	way := startProxy(t, at)
-	frozen, other := open(t, way.url, sql.Config{ConfirmTimeout: 3 * time.Second}), open(t, at, sql.Config{})
+	other := open(t, at, sql.Config{}) // makes the tables
+	frozen := open(t, way.url, sql.Config{ConfirmTimeout: 3 * time.Second})
 	bind(t, other, "billing", "account")
 	bind(t, other, "letters", "account")
 	way.freezeAt("WHERE queue = $1")
@@ -156,12 +158,13 @@ func TestSlowConnection(t *testing.T) {
 	t.Parallel()
 	_, at := newRig(t)
 	way := startProxy(t, at)
-	slow, direct := open(t, way.url, sql.Config{ConfirmTimeout: time.Second}), open(t, at, sql.Config{})
+	direct := open(t, at, sql.Config{})                                   // makes the tables
+	slow := open(t, way.url, sql.Config{ConfirmTimeout: 3 * time.Second}) // within which a busy disk answers, too
 	bind(t, direct, "billing", "account")
 	body := strings.Repeat("x", 100<<10)
-	publish(t, direct, slices.Repeat([]string{body}, 100)...)
-	way.slowDown(10 * time.Millisecond)
-	for i, have := range take(t, subscribe(t, slow), 100) {
+	publish(t, direct, slices.Repeat([]string{body}, 25)...)
+	way.slowDown(30 * time.Millisecond)
+	for i, have := range take(t, subscribe(t, slow), 25) {
 		if have != body {
 			t.Fatalf("message %d has %d bytes, want %d", i, len(have), len(body))
 		}

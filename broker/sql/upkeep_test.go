@@ -211,9 +211,17 @@ END $$`)
 	for range out {
 		t.Error("a message came, want none")
 	}
-	<-time.After(time.Second) // the renewal is over
-	if _, consumers, err := b.Inspect(t.Context(), "billing"); consumers != 0 || err != nil {
-		t.Errorf("Inspect: %d consumers, %v; want none", consumers, err)
+	consumers := func() int {
+		_, n, err := b.Inspect(t.Context(), "billing")
+		if err != nil {
+			t.Fatalf("Inspect: %v", err)
+		}
+		return n
+	}
+	until(t, "the consumer is gone", func() bool { return consumers() == 0 })
+	<-time.After(time.Second) // a renewal that goes on would be over
+	if n := consumers(); n != 0 {
+		t.Errorf("Inspect: %d consumers, want none", n)
 	}
 }
 

@@ -159,12 +159,12 @@ func TestSlowConnection(t *testing.T) {
 	_, at := newRig(t)
 	way := startProxy(t, at)
 	direct := open(t, at, sql.Config{})                                   // makes the tables
-	slow := open(t, way.url, sql.Config{ConfirmTimeout: 3 * time.Second}) // within which a busy disk answers, too
+	slow := open(t, way.url, sql.Config{ConfirmTimeout: 2 * time.Second}) // within which a busy disk answers, too
 	bind(t, direct, "billing", "account")
 	body := strings.Repeat("x", 100<<10)
-	publish(t, direct, slices.Repeat([]string{body}, 25)...)
-	way.slowDown(30 * time.Millisecond)
-	for i, have := range take(t, subscribe(t, slow), 25) {
+	publish(t, direct, slices.Repeat([]string{body}, 45)...)
+	way.slowDown(20 * time.Millisecond)
+	for i, have := range take(t, subscribe(t, slow), 45) {
 		if have != body {
 			t.Fatalf("message %d has %d bytes, want %d", i, len(have), len(body))
 		}

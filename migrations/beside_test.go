@@ -3,10 +3,12 @@ package migrations_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/pressly/goose/v3"
 
@@ -83,6 +85,37 @@ func TestUpBesideAnotherSchema(t *testing.T) {
 		}
 	}
 	equal(t, "Up", allNames, up(t, db, migrations.Postgres))
+}
+
+// Whoever ends an Up that waits for its turn gets to know that, and why.
+func TestUpIsCanceled(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.Postgres(t)
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(1818979687, hashtext(current_schema()))`); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	errStopped := errors.New("stopped")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := migrations.Up(ctx, db, migrations.Postgres)
+		ended <- err
+	}()
+	for deadline := time.Now().Add(patience); queryText(t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+		AND classid = 1818979687 AND objid::bigint = hashtext(current_schema())::bigint & 4294967295`) != "1"; {
+		if time.Now().After(deadline) {
+			t.Fatal("Up does not wait for the lock")
+		}
+	}
+	cancel(errStopped)
+	if err := <-ended; !errors.Is(err, context.Canceled) || !errors.Is(err, errStopped) {
+		t.Errorf("Up: %v, want that its context was canceled, and why", err)
+	}
 }
 
 // A service that runs goose for its own tables keeps its own count.

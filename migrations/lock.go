@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3/lock"
+
+	"github.com/lockstep-go/lockstep/internal/dialect"
 )
 
 // Bounds of waiting for another process that migrates the same schema.
@@ -32,10 +34,7 @@ func (sessionLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 	defer cancel()
 	_, err := conn.ExecContext(ctx, `SELECT pg_advisory_lock($1, hashtext(coalesce(current_schema(), '')))`, lockClass)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		return fmt.Errorf("wait for the lock: %w", err)
+		return fmt.Errorf("wait for the lock: %w", dialect.WithCause(ctx, err))
 	}
 	return nil
 }

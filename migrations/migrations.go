@@ -46,7 +46,8 @@ type Applied struct {
 // Up applies every pending migration in order and returns those it applied. On
 // PostgreSQL and MySQL a session lock lets several processes call it at the same time: one
 // works and the others wait, for 5 minutes at most.
-func Up(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
+func Up(ctx context.Context, db *sql.DB, d Dialect) (_ []Applied, err error) {
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	p, err := provider(db, d)
 	if err != nil {
 		return nil, err
@@ -64,7 +65,8 @@ func Up(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
 
 // Down rolls the newest applied migration back and returns it, or nothing when
 // none was applied. Its tables and what is in them are dropped.
-func Down(ctx context.Context, db *sql.DB, d Dialect) ([]Applied, error) {
+func Down(ctx context.Context, db *sql.DB, d Dialect) (_ []Applied, err error) {
+	defer func() { err = dialect.WithCause(ctx, err) }()
 	p, err := provider(db, d)
 	if err != nil {
 		return nil, err

@@ -129,6 +129,11 @@ func (b *testBroker) settled(ctx context.Context, m *message.Message) {
 	defer b.watchers.Done()
 	select {
 	case <-m.Acked():
+	case <-m.Nacked():
+	case <-ctx.Done(): // perhaps it was settled just before, and nobody has looked since
+	}
+	select {
+	case <-m.Acked():
 		b.mu.Lock()
 		b.acked = append(b.acked, m)
 		b.mu.Unlock()
@@ -139,7 +144,7 @@ func (b *testBroker) settled(ctx context.Context, m *message.Message) {
 		if b.requeue {
 			b.deliver(m.Copy())
 		}
-	case <-ctx.Done():
+	default:
 	}
 }
 

@@ -63,8 +63,8 @@ func TestHandlerFailures(t *testing.T) {
 		{"panic", "retries", "panic: boom | goroutine", func(context.Context, Tx) error { panic("boom") }},
 		{"nil panic", "retries", "panic", func(context.Context, Tx) error { panic(nil) }},
 		{"exit", "retries", "ended its goroutine", func(context.Context, Tx) error { runtime.Goexit(); return nil }},
-		{"timeout", "retries", "not done within 2s", func(ctx context.Context, _ Tx) error { <-ctx.Done(); return ctx.Err() }},
-		{"timeout not told", "retries", "not done within 2s", func(ctx context.Context, tx Tx) error {
+		{"timeout", "retries", "not done within 3s", func(ctx context.Context, _ Tx) error { <-ctx.Done(); return ctx.Err() }},
+		{"timeout not told", "retries", "not done within 3s", func(ctx context.Context, tx Tx) error {
 			<-ctx.Done()
 			_, _ = tx.ExecContext(context.WithoutCancel(ctx), "INSERT INTO author_log VALUES (0, '', 'late', 0)")
 			return nil
@@ -86,7 +86,7 @@ func TestHandlerFailures(t *testing.T) {
 		for _, tc := range tests {
 			cfg := Config{}
 			if strings.HasPrefix(tc.name, "timeout") {
-				cfg.HandlerTimeout = 2 * time.Second // which is enough for the good one
+				cfg.HandlerTimeout = 3 * time.Second // which is enough for the good one
 			}
 			r, run := runAuthors(t, d, cfg, func(ctx context.Context, tx Tx, ev Event[author]) error {
 				if ev.Key == "1" {
@@ -270,8 +270,9 @@ func handlerLosesItsConnection(t *testing.T, d Dialect) {
 		kill()
 	}
 	run.awaitAcked(t, 40)
-	if s := r.Stats(); s.Applied != 40 || s.Retried+s.Dead != 0 {
-		t.Errorf("have %+v, want 40 applied and no attempt spent", s)
+	// What was committed just as its connection broke is a duplicate when it is tried again.
+	if s := r.Stats(); s.Applied+s.Duplicate != 40 || s.Retried+s.Dead != 0 {
+		t.Errorf("have %+v, want 40 applied, or found applied, and no attempt spent", s)
 	}
 	if n := len(r.authorLog(t)); n != 40 {
 		t.Errorf("%d calls stand, want 40", n)

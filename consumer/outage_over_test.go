@@ -71,11 +71,14 @@ func TestOutageEndsAfterGivenUpCalls(t *testing.T) {
 	}
 	mustExec(t, r.db, "ALTER TABLE replica_inbox RENAME TO away")
 	for range 2 {
-		short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		if err := apply(short, 2); err == nil {
+		given, giveUp := context.WithCancel(t.Context())
+		over := make(chan error, 1)
+		go func() { over <- apply(given, 2) }()
+		eventually(t, "the call waits for the database", func() bool { return !r.Stats().PausedSince.IsZero() })
+		giveUp()
+		if err := <-over; err == nil {
 			t.Fatal("applied without a database")
 		}
-		cancel()
 		r.wantOneOutage(t, "after a call", book.String())
 	}
 	mustExec(t, r.db, "ALTER TABLE away RENAME TO replica_inbox")
@@ -122,11 +125,15 @@ func TestCopyGivenUpIsNotStuck(t *testing.T) {
 	broker := newTestBroker()
 	r.broker = broker
 	broker.setRefuse(func(string, *message.Message) error { return errBrokerAway })
-	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
+	given, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
 	m := django("garbage")
-	m.SetContext(short)
-	if err := r.HandleMessage(m); err == nil {
+	m.SetContext(given)
+	over := make(chan error, 1)
+	go func() { over <- r.HandleMessage(m) }()
+	eventually(t, "the call waits for the broker", func() bool { return r.Stats().Stuck == 1 })
+	giveUp()
+	if err := <-over; err == nil {
 		t.Fatal("settled without a broker")
 	}
 	s := r.Stats()
@@ -219,7 +226,7 @@ func TestCallIsOverInTime(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the second call: %v, want its deadline", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(enough):
 		t.Error("the second call goes on long after its deadline")
 	}
 	cancel()

@@ -108,6 +108,7 @@ func TestStopWithUnstoredCopies(t *testing.T) {
 	run.broker.deliver(django("garbage"), lockstep(envelope("SAVE", "account", "{}")), save(1, 1, "one"), save(2, 1, "one"))
 	run.awaitAcked(t, 1)
 	eventually(t, "the consumer notices that the broker is away", func() bool { return run.Stats().Pauses == 1 })
+	eventually(t, "all are taken", func() bool { return run.Stats().Received == 4 })
 	if err := run.stop(t); err != nil {
 		t.Errorf("Run: %v", err)
 	}

@@ -194,7 +194,7 @@ func TestPoliciesOverBrokers(t *testing.T) {
 		for name := range cases {
 			text := body("SAVE", name, 1, 1, "x")
 			if name == "expiring" {
-				text = strings.Replace(text, `"expires":null`, fmt.Sprintf(`"expires":%q`, time.Now().Add(8*time.Second).UTC().Format(time.RFC3339)), 1)
+				text = strings.Replace(text, `"expires":null`, fmt.Sprintf(`"expires":%q`, time.Now().Add(12*time.Second).UTC().Format(time.RFC3339)), 1)
 			}
 			if err := b.Publish(name, message.NewMessage(watermill.NewUUID(), []byte(text))); err != nil {
 				t.Fatal(err)
@@ -272,7 +272,7 @@ func TestRetriesOutliveTheProcess(t *testing.T) {
 		if _, err := migrations.Up(t.Context(), db, consumer.SQLite); err != nil {
 			t.Fatal(err)
 		}
-		const ttl = 6 * time.Second // of the dead letter, which is looked for within it
+		const ttl = 12 * time.Second // of the dead letter, which is looked for within it
 		first := policyConsumerOn(t, db, b, queue, f, ttl)
 		if err := first.Bind(t.Context()); err != nil {
 			t.Fatal(err)

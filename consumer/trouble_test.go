@@ -153,18 +153,22 @@ func TestStopWithHangingBroker(t *testing.T) {
 	t.Parallel()
 	r, broker := accountRig(t, SQLite), newTestBroker()
 	run := r.start(t, &hangingBroker{broker}, broker)
-	for range 200 {
+	const letters = 1000 // no more than may be held
+	for range letters {
 		run.broker.deliver(django("garbage"))
 	}
-	eventually(t, "the first attempts have failed", func() bool { return r.Stats().Stuck >= maxSending })
+	eventually(t, "the first attempts have failed, and all are taken", func() bool {
+		s := r.Stats()
+		return s.Stuck >= maxSending && s.Received == letters
+	})
 	begin := time.Now()
 	if err := run.stop(t); err != nil {
 		t.Errorf("Run: %v", err)
 	}
-	if took := time.Since(begin); took > 8*time.Second { // all of them, a second each and maxSending at a time, take 12
+	if took := time.Since(begin); took > 30*time.Second { // all of them, a second each and maxSending at a time, take 62
 		t.Errorf("took %s, want the attempts under way only", took)
 	}
-	eventually(t, "all go back", func() bool { acked, nacked := run.broker.counts(); return acked == 0 && nacked == 200 })
+	eventually(t, "all go back", func() bool { acked, nacked := run.broker.counts(); return acked == 0 && nacked == letters })
 }
 
 // hangingBroker takes nothing and takes its time to say so.
@@ -211,13 +215,14 @@ func TestDeadLettersNotTaken(t *testing.T) {
 func TestSlowDatabase(t *testing.T) {
 	t.Parallel()
 	for d, ddl := range map[Dialect][]string{
-		Postgres: {`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$`, `CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON account_ref FOR EACH ROW EXECUTE FUNCTION slow()`},
-		MySQL:    {`CREATE TRIGGER slow BEFORE INSERT ON account_ref FOR EACH ROW SET @x = SLEEP(0.005)`},
+		Postgres: {`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$`, `CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON account_ref FOR EACH ROW EXECUTE FUNCTION slow()`},
+		MySQL:    {`CREATE TRIGGER slow BEFORE INSERT ON account_ref FOR EACH ROW SET @x = SLEEP(0.02)`},
 	} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, d, map[string]Table{"account": {Name: "account_ref", Columns: accountColumns}}, append([]string{accountTable}, ddl...)...)
-			r.cfg.Now, r.cfg.TransactionTimeout = time.Now, 300*time.Millisecond
+			// An attempt that was cut off costs its connection: one has to be made within the time, too.
+			r.cfg.Now, r.cfg.TransactionTimeout = time.Now, time.Second
 			broker := newTestBroker()
 			for i := range 200 {
 				broker.deliver(save(i, 1, "x"))

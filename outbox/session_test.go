@@ -203,7 +203,7 @@ func TestConnectionsThatDied(t *testing.T) {
 	}
 	for i, conn := range conns {
 		_ = conn.Close()
-		if _, err := killer.ExecContext(t.Context(), `SELECT pg_terminate_backend($1, 5000)`, pids[i]); err != nil {
+		if _, err := killer.ExecContext(t.Context(), `SELECT pg_terminate_backend($1, 60000)`, pids[i]); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ func onBrokers(t *testing.T, test func(t *testing.T, b box)) {
 			t.Cleanup(func() {
 				b.with(func(open broker.Broker) {
 					for _, queue := range []string{b.queue, event.DeadLetterQueue(b.queue)} {
-						_ = open.DeleteQueue(b.t.Context(), queue) // a test's own
+						_ = open.DeleteQueue(context.WithoutCancel(b.t.Context()), queue) // a test's own
 					}
 				})
 			})
@@ -55,10 +56,11 @@ func onBrokers(t *testing.T, test func(t *testing.T, b box)) {
 	}
 }
 
-// with opens the broker for fn; an embedded one is in one process at a time.
+// with opens the broker for fn, at the end of the test, too; an embedded one is in one
+// process at a time.
 func (b box) with(fn func(open broker.Broker)) {
 	b.t.Helper()
-	open, err := broker.Open(b.t.Context(), b.url, broker.Options{})
+	open, err := broker.Open(context.WithoutCancel(b.t.Context()), b.url, broker.Options{})
 	if err != nil && b.t.Context().Err() == nil {
 		b.t.Fatal(err)
 	}

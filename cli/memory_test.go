@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -99,7 +100,9 @@ func TestMemoryOfDeadLetters(t *testing.T) {
 			if err := open.Bind(t.Context(), queue, event.DirectTopic(queue, b.entity)); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { b.with(func(open broker.Broker) { _ = open.DeleteQueue(t.Context(), queue) }) })
+			t.Cleanup(func() {
+				b.with(func(open broker.Broker) { _ = open.DeleteQueue(context.WithoutCancel(t.Context()), queue) })
+			})
 		}
 		for first := 0; first < letters; first += together {
 			var msgs []*message.Message

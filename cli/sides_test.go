@@ -61,7 +61,7 @@ func emptyDatabase(t *testing.T, d migrations.Dialect) (db *sql.DB, url string) 
 		return db, testdb.MariaDBURL(t, dsn)
 	}
 	path := filepath.Join(t.TempDir(), "lockstep.db")
-	db, err := sql.Open("sqlite", path)
+	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(60000)") // beside a command that writes, or was killed as it did
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,6 +75,9 @@ func (g *gaps) raise(xmin, xmax uint64, now time.Time) {
 const (
 	minGapPace = 10 * time.Millisecond
 	maxGapPace = 250 * time.Millisecond
+	// staleRest bounds the rest after an answer of before about what is running. It is
+	// so long that several relays leave the database a tenth of a second in between.
+	staleRest = 4 * time.Second
 )
 
 // pace is how long an idle relay waits before it looks into the gaps again: the

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -129,8 +130,11 @@ func (s *session) forward(ctx context.Context, now time.Time) ([]row, error) {
 	check := s.gaps.open() && now.Sub(s.gaps.checked) >= maxGapPace
 	if check {
 		var err error
-		if xmin, xmax, err = s.fetch.horizon(ctx); err != nil {
+		if xmin, xmax, check, err = s.fetch.horizon(ctx); err != nil {
 			return nil, err
+		}
+		if !check { // until the database looks anew, which it does not while others ask as often
+			s.gaps.checked = now.Add(rand.N(staleRest)) //nolint:gosec // jitter is no secret
 		}
 	}
 	position := s.ledger.readPosition()

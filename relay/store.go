@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -192,9 +193,10 @@ func (f *fetcher) byID(ctx context.Context, ids []int64, bytes int64) ([]row, er
 
 // horizon returns the lowest transaction id still running and the next one, or
 // two times where transactions cannot be seen. It does not go from one to the
-// other: gaps that have noted the one cannot be held against the other.
-func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, err error) {
-	bounds := [2]string{}
+// other: gaps that have noted the one cannot be held against the other. It is not
+// fresh when the database answers with how that was before.
+func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, fresh bool, err error) {
+	var bounds bounds
 	if f.known != invisible {
 		bounds, err = f.readHorizon(ctx, f.sql.Horizon)
 	}
@@ -208,22 +210,48 @@ func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, err error) {
 		bounds, err = f.readHorizon(ctx, f.sql.HorizonByAge)
 	}
 	if err == nil {
-		xmin, err = strconv.ParseUint(bounds[0], 10, 64)
+		xmin, err = strconv.ParseUint(bounds.lowest, 10, 64)
 	}
 	if err == nil {
-		xmax, err = strconv.ParseUint(bounds[1], 10, 64)
+		xmax, err = strconv.ParseUint(bounds.next, 10, 64)
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("read the snapshot: %w", err)
+		return 0, 0, false, fmt.Errorf("read the snapshot: %w", err)
 	}
-	return xmin, xmax, nil
+	return xmin, xmax, bounds.fresh, nil
 }
 
-func (f *fetcher) readHorizon(ctx context.Context, query string) ([2]string, error) {
-	return bounded(ctx, callTimeout, func(ctx context.Context) (b [2]string, err error) {
-		err = f.conn.QueryRowContext(ctx, query).Scan(&b[0], &b[1])
+// bounds are what a horizon's statement returns.
+type bounds struct {
+	lowest, next string
+	fresh        bool
+}
+
+func (f *fetcher) readHorizon(ctx context.Context, query string) (bounds, error) {
+	return bounded(ctx, callTimeout, func(ctx context.Context) (bounds, error) {
+		if f.sql.Touch != "" && query == f.sql.Horizon {
+			return f.readMarked(ctx)
+		}
+		b := bounds{fresh: true}
+		err := f.conn.QueryRowContext(ctx, query).Scan(&b.lowest, &b.next)
 		return b, err
 	})
+}
+
+// readMarked asks for the horizon such that the answer shows whether it is of now.
+func (f *fetcher) readMarked(ctx context.Context) (b bounds, err error) {
+	tx, err := f.conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return b, err
+	}
+	defer func() { _ = tx.Rollback() }()
+	var rows int
+	if err := tx.QueryRowContext(ctx, f.sql.Touch).Scan(&rows); err != nil {
+		return b, err
+	}
+	marked := strings.ReplaceAll(f.sql.Horizon, dialect.Mark, rand.Text())
+	err = tx.QueryRowContext(ctx, marked).Scan(&b.lowest, &b.next, &b.fresh)
+	return b, err
 }
 
 func scanRows(result *sql.Rows, err error, capacity int, what string) ([]row, error) {

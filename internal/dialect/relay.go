@@ -1,5 +1,8 @@
 package dialect
 
+// Mark stands in [RelaySQL.Horizon] for a text by which it finds itself.
+const Mark = "{mark}"
+
 // RelaySQL is the read side's statements, to be run through [Name.Over]. Their parameters and results are the
 // same for every database.
 type RelaySQL struct {
@@ -20,6 +23,11 @@ type RelaySQL struct {
 	// to be given out. It is empty where ids commit in order, and Fetch then has
 	// no $4 and $5.
 	Horizon string
+	// Touch, if there is one, is run before Horizon in a transaction with it, so that
+	// this is known as running. Horizon then has, in place of each [Mark], a text that
+	// no other statement has, and returns thirdly whether the answer knows of it: else
+	// it is one of before.
+	Touch string
 	// HorizonByAge stands in for Horizon where the account may not see other
 	// transactions: it returns a time by which those that may own a gap have ended,
 	// as far as can be told, and the present time.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/lockstep-go/lockstep/migrations"
 )
@@ -172,9 +173,11 @@ func startReading(t *testing.T, env []string, args ...string) (*process, *os.Fil
 func TestInterruptedDump(t *testing.T) {
 	t.Parallel()
 	s := newSides(t, 200_000)
+	between := newProxy(t, s.masterURL)
+	between.slow(20 * time.Millisecond) // so slow that it is not done while the machine halts
 	folder := t.TempDir()
 	for _, name := range []string{"account.dump", "account.dump.gz"} {
-		p := start(t, append(s.env, "LOCKSTEP_DATABASE_URL="+s.masterURL), "dump", "--cqrs-id", "account", "-o", filepath.Join(folder, name))
+		p := start(t, append(s.env, "LOCKSTEP_DATABASE_URL="+between.url), "dump", "--cqrs-id", "account", "-o", filepath.Join(folder, name))
 		eventually(t, func() string {
 			if about, err := os.Stat(filepath.Join(folder, name+".part")); err != nil || about.Size() == 0 {
 				return fmt.Sprintf("nothing is written: %v", err)

@@ -77,9 +77,11 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
 	for {
 		s := c.look(ctx)
-		interrupted := c.watch > 0 && ctx.Err() != nil // what was asked then was not answered
-		if interrupted {
-			break
+		switch err := ctx.Err(); { // what was asked then was not answered
+		case err != nil && c.watch > 0:
+			return nil
+		case err != nil && len(s.Errors) > 0:
+			return err
 		}
 		if err := c.show(cmd, s); err != nil || c.watch == 0 {
 			return errors.Join(err, s.fault())
@@ -92,7 +94,6 @@ func (c *statusCommand) run(cmd *cobra.Command) error {
 		case <-timer.C:
 		}
 	}
-	return nil
 }
 
 // unnamed reports that there is a broker, such as a master's environment has for its

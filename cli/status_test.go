@@ -1,6 +1,8 @@
 package cli_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"os"
 	"regexp"
@@ -8,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lockstep-go/lockstep/cli"
 	"github.com/lockstep-go/lockstep/internal/testdb"
 )
 
@@ -130,6 +133,18 @@ func TestStatusWithoutAQueue(t *testing.T) {
 	o.expect(t, 0)
 	if want := "queue    none is named: --queue"; o.stderr != "" || !strings.Contains(o.out, want) || !strings.Contains(o.out, "outbox   0 pending") {
 		t.Errorf("status lacks the outbox or %q: %v", want, o)
+	}
+}
+
+// What is not answered because the command was interrupted is no fault of a side's.
+func TestStatusInterrupted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, stderr bytes.Buffer
+	code := cli.Main(ctx, []string{"status", "--database-url", sqlite(t)}, &out, &stderr)
+	if have := stderr.String(); code != 1 || out.Len() > 0 || have != "relay: interrupted: context canceled\n" {
+		t.Errorf("exit code %d, printed %q, %q; want 1 and that it was interrupted", code, out.String(), have)
 	}
 }
 

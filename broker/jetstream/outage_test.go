@@ -344,8 +344,8 @@ func TestVanishedProcess(t *testing.T) {
 		t.Fatalf("message %s of a living process came to another", msg.Payload)
 	case <-time.After(ackWait * 3 / 2):
 	}
-	p.close() // slow is gone, as far as the server can see
-	same(t, "bodies", bodies(0, 3), take(t, others, 3))
+	p.close() // slow is gone, as far as the server can see, perhaps with one of the three just renewed
+	same(t, "bodies", bodies(0, 3), slices.Sorted(slices.Values(take(t, others, 3))))
 }
 
 // TestPermissions: an account that may not list consumers can still publish.

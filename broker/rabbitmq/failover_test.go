@@ -41,7 +41,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 	second, _ := r.proxied()
 	addr := first.listener.Addr().String()
 	url = strings.Replace(url, addr, addr+","+second.listener.Addr().String(), 1)
-	b, queue := r.openAt(url, Config{ConfirmTimeout: 2 * time.Second, DialTimeout: 2 * time.Second}), r.queue()
+	b, queue := r.openAt(url, Config{}), r.queue()
 	r.bind(b, queue, "account")
 	messages := r.subscribe(b, queue)
 	var mu sync.Mutex

@@ -90,7 +90,7 @@ func TestCulpritsAreIsolated(t *testing.T) {
 func TestNobodyIsToBlameForTopology(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	b, queue := r.bound(Config{ConfirmTimeout: 3 * time.Second}, "account")
+	b, queue := r.bound(Config{ConfirmTimeout: 6 * time.Second}, "account")
 	if err := b.Publish("account", newMessage("opens the channel")); err != nil {
 		t.Fatal(err)
 	}

@@ -28,8 +28,8 @@ func TestStalledServer(t *testing.T) {
 			r := newRig(t)
 			proxy, url := r.proxied()
 			const timeout = time.Second // a busy disk may take longer once
-			b, queue := r.openAt(url, Config{ConfirmTimeout: timeout}), r.queue()
-			r.bind(b, queue, "account")
+			r.bound(Config{}, "account")
+			b := r.openAt(url, Config{ConfirmTimeout: timeout})
 			eventually(t, "publishing", func() bool { return b.Publish("account", newMessage("before")) == nil })
 			proxy.stall()
 			topics, msgs := series("account", 40)
@@ -68,8 +68,8 @@ func TestStalledWriteEnds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	proxy, url := r.proxied()
-	b, queue := r.openAt(url, Config{ConfirmTimeout: time.Second}), r.queue()
-	r.bind(b, queue, "account")
+	r.bound(Config{}, "account") // for which a busy disk may take longer
+	b := r.openAt(url, Config{ConfirmTimeout: time.Second})
 	eventually(t, "publishing", func() bool { return b.Publish("account", newMessage("before")) == nil })
 	proxy.stall()
 	topics, msgs := series("account", 40)

@@ -24,7 +24,7 @@ func TestBrokerAway(t *testing.T) {
 func (r *rig) brokerAway(t *testing.T) {
 	t.Helper()
 	relayWay, consumerWay := newProxy(t, r.brokerURL), newProxy(t, r.brokerURL)
-	re := r.startRelay(t, relayWay.url+"&confirm_timeout=1s")
+	re := r.startRelay(t, relayWay.url+"&confirm_timeout=3s")
 	c := r.startConsumer(t, consumerWay.url)
 	w := r.startWriters(t)
 	r.progress(t)

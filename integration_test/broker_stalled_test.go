@@ -10,7 +10,7 @@ func TestBrokerThatStalls(t *testing.T) {
 	r := newRig(t, account())
 	r.echoes = true
 	relayWay, consumerWay := newProxy(t, r.brokerURL), newProxy(t, r.brokerURL)
-	re := r.startRelay(t, relayWay.url+"&confirm_timeout=3s&connection_timeout=2000")
+	re := r.startRelay(t, relayWay.url+"&confirm_timeout=3s&connection_timeout=5000")
 	c := r.startConsumer(t, consumerWay.url)
 	w := r.startWriters(t)
 	for range 2 {

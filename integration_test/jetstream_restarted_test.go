@@ -11,7 +11,7 @@ func TestJetStreamStoppedAndKilled(t *testing.T) {
 	t.Parallel()
 	n := newNATS(t)
 	r := newNATSRig(t, n, account())
-	re := r.startRelay(t, r.brokerURL+"&confirm_timeout=2s")
+	re := r.startRelay(t, r.brokerURL+"&confirm_timeout=5s")
 	c := r.startConsumer(t)
 	w := r.startWriters(t)
 	for range 2 {

@@ -203,6 +203,9 @@ func (b *Broker) ready(ctx context.Context, queue string) error {
 
 // Bound reports whether a queue is bound to the topic. It blocks for ConfirmTimeout at most.
 func (b *Broker) Bound(ctx context.Context, topic string) (is bool, err error) {
+	if b.isClosing() {
+		return false, ErrClosed
+	}
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
 	if err := b.db.QueryRowContext(ctx, b.sql.bound, topic).Scan(&is); err != nil {

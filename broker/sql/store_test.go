@@ -193,6 +193,9 @@ func TestPublishAsyncBlocksWhileTheWindowIsFull(t *testing.T) {
 	if err := b.Publish("account", messages("x")...); !errors.Is(err, sql.ErrClosed) {
 		t.Errorf("after Close: %v, want ErrClosed", err)
 	}
+	if _, err := b.Bound(t.Context(), "account"); !errors.Is(err, sql.ErrClosed) {
+		t.Errorf("Bound after Close: %v, want ErrClosed", err)
+	}
 }
 
 // TestGivenUpIsNotOvertaken: what is queued behind a message that its sender has given up, and will send

@@ -46,7 +46,7 @@ func TestDoctorFindsALeaseShorterThanAPublish(t *testing.T) {
 	p := newPipeline(t)
 	relaying := p.run("--lease", "1s")
 	eventually(t, func() string {
-		if s := p.status("--database-url", p.masterURL); len(s.Outbox.Leases) == 0 || !s.Outbox.Leases[0].Held {
+		if s := p.status("--database-url", p.masterURL); s.Outbox == nil || len(s.Outbox.Leases) == 0 || !s.Outbox.Leases[0].Held {
 			return "no lease is held"
 		}
 		return ""

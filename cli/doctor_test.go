@@ -78,7 +78,8 @@ func TestDoctorOfAHealthyPipeline(t *testing.T) {
 	p := newPipeline(t)
 	relaying, consuming := p.run(), p.consume()
 	eventually(t, func() string {
-		if s := p.status("--database-url", p.masterURL, "--broker-url", p.brokerURL, "--config", p.config); len(s.Outbox.Leases) == 0 || s.Queue.Consumers == 0 {
+		s := p.status("--database-url", p.masterURL, "--broker-url", p.brokerURL, "--config", p.config)
+		if s.Outbox == nil || s.Queue == nil || len(s.Outbox.Leases) == 0 || s.Queue.Consumers == 0 {
 			return "the pipeline does not run yet"
 		}
 		return ""

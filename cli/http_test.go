@@ -116,7 +116,11 @@ func TestStatusOfParkedMessages(t *testing.T) {
 	before := time.Now().Truncate(time.Second)
 	p.save(1, 2)
 	eventually(t, func() string {
-		if one := p.status(at).Processes[0]; *one.Parked != 2 || one.ParkedSince.Before(before) || one.ParkedSince.After(time.Now().Add(time.Second)) {
+		all := p.status(at).Processes
+		if len(all) == 0 {
+			return "it has not answered"
+		}
+		if one := all[0]; *one.Parked != 2 || one.ParkedSince.Before(before) || one.ParkedSince.After(time.Now().Add(time.Second)) {
 			return fmt.Sprintf("it tells %d parked since %v", *one.Parked, one.ParkedSince)
 		}
 		return ""

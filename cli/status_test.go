@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -75,6 +76,9 @@ func TestStatus(t *testing.T) {
 	relaying, consuming := p.run(), p.consume()
 	eventually(t, func() string {
 		s = p.status(both...)
+		if s.Outbox == nil || s.Queue == nil {
+			return fmt.Sprintf("a side has not answered: %q", s.Errors)
+		}
 		if o, q := s.Outbox, s.Queue; o.Pending != 0 || len(o.Leases) != 1 || !o.Leases[0].Held || o.Leases[0].Term != 1 || q.Consumers != 1 {
 			return "the outbox is not empty, or no lease is held, or nobody consumes"
 		}

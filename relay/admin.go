@@ -141,27 +141,19 @@ func (a *Admin) PurgeDead(ctx context.Context, ids ...int64) (int64, error) {
 	return a.change(ctx, "purge dead letters", ids, 0, a.store.sql.Purge)
 }
 
-// changeAttempts is how often a change is tried that met with a relay's own.
-const changeAttempts = 5
-
 // change runs statements about ids in one transaction and returns how many rows
 // the one of index counted changed.
 func (a *Admin) change(ctx context.Context, what string, ids []int64, counted int, statements ...string) (int64, error) {
 	if len(ids) == 0 {
 		return 0, nil
 	}
-	for attempt := 1; ; attempt++ {
-		changed, err := bounded(ctx, callTimeout, func(ctx context.Context) (int64, error) {
-			return a.changeOnce(ctx, a.store.dialect.IDs(ids), counted, statements)
-		})
-		switch {
-		case err == nil:
-			return changed, nil
-		case dialect.Classify(err) != dialect.Conflict || attempt == changeAttempts:
-			return 0, fmt.Errorf("relay: %s: %w", what, err)
-		}
-		wait(ctx, time.Duration(attempt)*10*time.Millisecond)
+	changed, err := unopposed(ctx, func(ctx context.Context) (int64, error) {
+		return a.changeOnce(ctx, a.store.dialect.IDs(ids), counted, statements)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("relay: %s: %w", what, err)
 	}
+	return changed, nil
 }
 
 func (a *Admin) changeOnce(ctx context.Context, ids string, counted int, statements []string) (changed int64, err error) {

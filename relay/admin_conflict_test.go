@@ -17,20 +17,10 @@ func TestAdminTriesAgainAfterADeadlock(t *testing.T) {
 	db, _ := testdb.Postgres(t)
 	m := migrated(t, db, relay.Postgres)
 	m.put(t, "a1", "b1")
-	for _, statement := range []string{
-		`INSERT INTO outbox_failures SELECT id, 1, 'refused', now() FROM outbox`,
-		`CREATE SEQUENCE tries`, // which no rollback sets back
-		`CREATE FUNCTION deadlocks() RETURNS trigger LANGUAGE plpgsql AS $$
-		 BEGIN
-		     IF nextval('tries') < 3 THEN RAISE 'deadlock detected' USING ERRCODE = 'deadlock_detected'; END IF;
-		     RETURN OLD;
-		 END $$`,
-		`CREATE TRIGGER deadlocks BEFORE DELETE ON outbox_failures FOR EACH ROW EXECUTE FUNCTION deadlocks()`,
-	} {
-		if _, err := m.ExecContext(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := m.ExecContext(t.Context(), `INSERT INTO outbox_failures SELECT id, 1, 'refused', now() FROM outbox`); err != nil {
+		t.Fatal(err)
 	}
+	m.deadlockTwice(t, "BEFORE DELETE ON outbox_failures")
 	failing, err := m.admin(t).Failures(t.Context(), 0, 10)
 	if err != nil || len(failing) != 2 {
 		t.Fatalf("%d failing, %v; want 2", len(failing), err)
@@ -41,6 +31,59 @@ func TestAdminTriesAgainAfterADeadlock(t *testing.T) {
 	for table, want := range map[string]int{"outbox": 0, "outbox_failures": 0, "outbox_dead": 2} {
 		if n := m.count(t, table); n != want {
 			t.Errorf("%d rows are in %s, want %d", n, table, want)
+		}
+	}
+}
+
+// A relay whose settlement the database undoes because of a deadlock settles it again,
+// and sends nothing twice.
+func TestSettlesAgainAfterADeadlock(t *testing.T) {
+	t.Parallel()
+	for what, event := range map[string]string{
+		"confirmed":            "BEFORE DELETE ON outbox",
+		"one of them has died": "BEFORE INSERT ON outbox_dead",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			db, _ := testdb.Postgres(t)
+			m := migrated(t, db, relay.Postgres)
+			m.deadlockTwice(t, event)
+			pub := &recorder{fate: func(payload string) error {
+				if payload == "b1" && what != "confirmed" {
+					return refusal{permanent: true}
+				}
+				return nil
+			}}
+			m.put(t, "a1", "b1", "c1")
+			r, stop := m.start(t, pub, relay.Config{})
+			m.drained(t)
+			stop()
+			if s := r.Stats(); s.Pauses != 0 {
+				t.Errorf("the relay paused %d times", s.Pauses)
+			}
+			wantSeen(t, pub, "a1", "b1", "c1")
+			var tries int
+			if err := m.QueryRowContext(t.Context(), `SELECT last_value FROM tries`).Scan(&tries); err != nil || tries < 3 {
+				t.Errorf("%d tries, %v: the test shows nothing", tries, err)
+			}
+		})
+	}
+}
+
+// deadlockTwice has the database end what sets a trigger off the first two times.
+func (m master) deadlockTwice(t *testing.T, event string) {
+	t.Helper()
+	for _, statement := range []string{
+		`CREATE SEQUENCE tries`, // which no rollback sets back
+		`CREATE FUNCTION deadlocks() RETURNS trigger LANGUAGE plpgsql AS $$
+		 BEGIN
+		     IF nextval('tries') < 3 THEN RAISE 'deadlock detected' USING ERRCODE = 'deadlock_detected'; END IF;
+		     RETURN COALESCE(NEW, OLD);
+		 END $$`,
+		`CREATE TRIGGER deadlocks ` + event + ` FOR EACH ROW EXECUTE FUNCTION deadlocks()`,
+	} {
+		if _, err := m.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func isRun(ids []int64) bool {
 // settle writes down what became of a batch. In the usual case, where all was
 // confirmed, that is one statement.
 func (d *deleter) settle(ctx context.Context, what settlement) error {
-	_, err := bounded(ctx, callTimeout, func(ctx context.Context) (struct{}, error) { return struct{}{}, d.settleNow(ctx, what) })
+	_, err := unopposed(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, d.settleNow(ctx, what) })
 	return err
 }
 

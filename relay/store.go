@@ -53,6 +53,23 @@ func bounded[T any](ctx context.Context, timeout time.Duration, call func(ctx co
 	}
 }
 
+// changeAttempts is how often a change is tried that met with another's.
+const changeAttempts = 5
+
+// unopposed makes a change within callTimeout, again when the database has undone it
+// for another's: a relay settles what an operator gives up, for example.
+func unopposed[T any](ctx context.Context, change func(ctx context.Context) (T, error)) (T, error) {
+	return bounded(ctx, callTimeout, func(ctx context.Context) (T, error) {
+		for attempt := 1; ; attempt++ {
+			value, err := change(ctx)
+			if err == nil || attempt == changeAttempts || dialect.Classify(err) != dialect.Conflict {
+				return value, err
+			}
+			wait(ctx, time.Duration(attempt)*10*time.Millisecond)
+		}
+	})
+}
+
 // answerGrace is how long a call may take to notice that its context has ended.
 const answerGrace = 100 * time.Millisecond
 

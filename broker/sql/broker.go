@@ -144,7 +144,7 @@ func (b *Broker) bind(ctx context.Context, queue string, topics []string) error 
 		return err
 	})
 	if err != nil {
-		return outage(fmt.Sprintf("bind queue %q", queue), because(ctx, err))
+		return outage(fmt.Sprintf("bind queue %q", queue), err)
 	}
 	return nil
 }
@@ -182,7 +182,7 @@ func (b *Broker) DeleteQueue(ctx context.Context, queue string) error {
 		return err
 	})
 	if err != nil {
-		return outage(fmt.Sprintf("delete queue %q", queue), because(ctx, err))
+		return outage(fmt.Sprintf("delete queue %q", queue), err)
 	}
 	return nil
 }
@@ -206,10 +206,8 @@ func (b *Broker) Bound(ctx context.Context, topic string) (is bool, err error) {
 	if b.isClosing() {
 		return false, ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
-	defer cancel()
-	if err := b.db.QueryRowContext(ctx, b.sql.bound, topic).Scan(&is); err != nil {
-		return false, outage("read the bindings", because(ctx, err))
+	if err := b.row(ctx, b.sql.bound, []any{topic}, &is); err != nil {
+		return false, outage("read the bindings", err)
 	}
 	return is, nil
 }
@@ -245,6 +243,13 @@ func (b *Broker) isClosing() bool {
 	default:
 		return false
 	}
+}
+
+// row reads the one row of a query, for ConfirmTimeout at most.
+func (b *Broker) row(ctx context.Context, query string, args []any, into ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
+	defer cancel()
+	return because(ctx, b.db.QueryRowContext(ctx, query, args...).Scan(into...))
 }
 
 // exec runs a statement for ConfirmTimeout at most.

@@ -26,14 +26,12 @@ func (b *Broker) lookAt(ctx context.Context, queue, query string, into ...any) e
 	if b.isClosing() {
 		return ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
-	defer cancel()
-	err := b.db.QueryRowContext(ctx, query, queue).Scan(into...)
+	err := b.row(ctx, query, []any{queue}, into...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return &NoQueueError{queue}
 	case err != nil:
-		return outage(fmt.Sprintf("look at queue %q", queue), because(ctx, err))
+		return outage(fmt.Sprintf("look at queue %q", queue), err)
 	}
 	return nil
 }

@@ -9,18 +9,17 @@ import (
 )
 
 // prepare makes the tables if they are missing.
-func (b *Broker) prepare(ctx context.Context) (err error) {
+func (b *Broker) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
 	defer cancel()
-	defer func() { err = because(ctx, err) }()
 	var tables, schema bool
-	if err := b.db.QueryRowContext(ctx, b.sql.missing, b.cfg.Schema).Scan(&tables, &schema); err != nil {
+	if err := b.row(ctx, b.sql.missing, []any{b.cfg.Schema}, &tables, &schema); err != nil {
 		return err
 	}
 	if !tables {
 		return nil
 	}
-	err = b.inTx(ctx, func(tx *sql.Tx) error {
+	err := b.inTx(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, b.sql.lockTables); err != nil {
 			return err
 		}
@@ -43,7 +42,8 @@ func (b *Broker) prepare(ctx context.Context) (err error) {
 
 // inTx runs fn in a transaction, which the server ends if nothing comes for ConfirmTimeout: its locks
 // keep others from publishing, and this process may be frozen.
-func (b *Broker) inTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
+func (b *Broker) inTx(ctx context.Context, fn func(tx *sql.Tx) error) (err error) {
+	defer func() { err = because(ctx, err) }()
 	tx, err := b.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return err

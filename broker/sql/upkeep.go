@@ -20,11 +20,9 @@ const someExpired = 1000
 // enter makes a consumer, whose number holds messages for as long as the Broker keeps it alive. queue is
 // empty if it only looks.
 func (b *Broker) enter(ctx context.Context, queue string) (holder int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.ConfirmTimeout)
-	defer cancel()
 	name := sql.NullString{String: queue, Valid: queue != ""}
-	if err := b.db.QueryRowContext(ctx, b.sql.register, name, b.cfg.Lease.Milliseconds()).Scan(&holder); err != nil {
-		return 0, outage("subscribe", because(ctx, err))
+	if err := b.row(ctx, b.sql.register, []any{name, b.cfg.Lease.Milliseconds()}, &holder); err != nil {
+		return 0, outage("subscribe", err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

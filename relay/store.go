@@ -213,9 +213,9 @@ func (f *fetcher) byID(ctx context.Context, ids []int64, bytes int64) ([]row, er
 // other: gaps that have noted the one cannot be held against the other. It is not
 // fresh when the database answers with how that was before.
 func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, fresh bool, err error) {
-	var bounds bounds
+	var b bounds
 	if f.known != invisible {
-		bounds, err = f.readHorizon(ctx, f.sql.Horizon)
+		b, err = bounded(ctx, callTimeout, f.running)
 	}
 	switch {
 	case f.known == untried && err == nil:
@@ -224,18 +224,18 @@ func (f *fetcher) horizon(ctx context.Context) (xmin, xmax uint64, fresh bool, e
 		f.known, err = invisible, nil
 	}
 	if f.known == invisible {
-		bounds, err = f.readHorizon(ctx, f.sql.HorizonByAge)
+		b, err = bounded(ctx, callTimeout, func(ctx context.Context) (bounds, error) { return f.bounds(ctx, f.sql.HorizonByAge) })
 	}
 	if err == nil {
-		xmin, err = strconv.ParseUint(bounds.lowest, 10, 64)
+		xmin, err = strconv.ParseUint(b.lowest, 10, 64)
 	}
 	if err == nil {
-		xmax, err = strconv.ParseUint(bounds.next, 10, 64)
+		xmax, err = strconv.ParseUint(b.next, 10, 64)
 	}
 	if err != nil {
 		return 0, 0, false, fmt.Errorf("read the snapshot: %w", err)
 	}
-	return xmin, xmax, bounds.fresh, nil
+	return xmin, xmax, b.fresh, nil
 }
 
 // bounds are what a horizon's statement returns.
@@ -244,19 +244,18 @@ type bounds struct {
 	fresh        bool
 }
 
-func (f *fetcher) readHorizon(ctx context.Context, query string) (bounds, error) {
-	return bounded(ctx, callTimeout, func(ctx context.Context) (bounds, error) {
-		if f.sql.Touch != "" && query == f.sql.Horizon {
-			return f.readMarked(ctx)
-		}
-		b := bounds{fresh: true}
-		err := f.conn.QueryRowContext(ctx, query).Scan(&b.lowest, &b.next)
-		return b, err
-	})
+// bounds reads those of a database that answers with how it is now.
+func (f *fetcher) bounds(ctx context.Context, query string) (b bounds, err error) {
+	b.fresh = true
+	err = f.conn.QueryRowContext(ctx, query).Scan(&b.lowest, &b.next)
+	return b, err
 }
 
-// readMarked asks for the horizon such that the answer shows whether it is of now.
-func (f *fetcher) readMarked(ctx context.Context) (b bounds, err error) {
+// running asks what is running, such that the answer shows whether it is of now.
+func (f *fetcher) running(ctx context.Context) (b bounds, err error) {
+	if f.sql.Touch == "" {
+		return f.bounds(ctx, f.sql.Horizon)
+	}
 	tx, err := f.conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return b, err

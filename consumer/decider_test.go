@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"fmt"
 	"slices"
@@ -33,31 +32,14 @@ type counts struct {
 	open atomic.Int64
 }
 
-// counted counts the statements that are run through it.
-type counted struct {
-	of  driver.Driver
-	dsn string
-	n   *counts
-}
-
-func (c counted) Driver() driver.Driver { return c.of }
-
-func (c counted) Connect(context.Context) (driver.Conn, error) {
-	conn, err := c.of.Open(c.dsn)
-	return countedConn{conn, c.n}, err
-}
-
+// countedConn counts the statements that are run through it.
 type countedConn struct {
-	driver.Conn
+	testdb.Conn
 	n *counts
 }
 
-func (c countedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	return c.Conn.(driver.ConnBeginTx).BeginTx(ctx, opts)
-}
-
 func (c countedConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	stmt, err := c.Conn.(driver.ConnPrepareContext).PrepareContext(ctx, query)
+	stmt, err := c.Conn.Conn.(driver.ConnPrepareContext).PrepareContext(ctx, query)
 	if err == nil {
 		c.n.open.Add(1)
 	}
@@ -100,8 +82,7 @@ func countedRig(t *testing.T, d Dialect, ids []string, ddl ...string) (*rig, *co
 		mustExec(t, plain, strings.ReplaceAll(statement, "%s", timeType))
 	}
 	n := &counts{}
-	db := sql.OpenDB(counted{plain.Driver(), dsn, n})
-	t.Cleanup(func() { _ = db.Close() })
+	db := testdb.Wrapped(t, plain, dsn, func(conn testdb.Conn) driver.Conn { return countedConn{conn, n} })
 	c, err := New(db, newTestBroker(), Config{Queue: "replica", Dialect: d})
 	if err != nil {
 		t.Fatal(err)

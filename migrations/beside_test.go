@@ -70,20 +70,25 @@ func missingTables(ctx context.Context, db *sql.DB, d migrations.Dialect) (missi
 	return missing
 }
 
-// A lock that somebody holds on another schema is no reason to wait.
-func TestUpBesideAnotherSchema(t *testing.T) {
-	t.Parallel()
-	db, _ := testdb.Postgres(t)
+// hold takes an advisory lock until the test ends.
+func hold(t *testing.T, db *sql.DB, lock string) {
+	t.Helper()
 	conn, err := db.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
-	for _, lock := range []string{`SELECT pg_advisory_lock(4097083626)`, `SELECT pg_advisory_lock(1818979687, hashtext('elsewhere'))`} { // goose's, ours
-		if _, err := conn.ExecContext(t.Context(), lock); err != nil {
-			t.Fatal(err)
-		}
+	t.Cleanup(func() { _ = conn.Close() })
+	if _, err := conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(`+lock+`)`); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// A lock that somebody holds on another schema is no reason to wait.
+func TestUpBesideAnotherSchema(t *testing.T) {
+	t.Parallel()
+	db, _ := testdb.Postgres(t)
+	hold(t, db, `4097083626`)                        // goose's
+	hold(t, db, `1818979687, hashtext('elsewhere')`) // ours
 	equal(t, "Up", allNames, up(t, db, migrations.Postgres))
 }
 
@@ -91,14 +96,7 @@ func TestUpBesideAnotherSchema(t *testing.T) {
 func TestUpIsCanceled(t *testing.T) {
 	t.Parallel()
 	db, _ := testdb.Postgres(t)
-	conn, err := db.Conn(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	if _, err := conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(1818979687, hashtext(current_schema()))`); err != nil {
-		t.Fatal(err)
-	}
+	hold(t, db, `1818979687, hashtext(current_schema())`)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	errStopped := errors.New("stopped")
 	ended := make(chan error, 1)

@@ -2,7 +2,6 @@ package outbox_test
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -243,13 +242,14 @@ func TestCanceledBetweenStatements(t *testing.T) {
 		m := newMaster(t, db, outbox.Postgres)
 		m.fill(t, 3)
 		ctx, cancel := context.WithCancel(t.Context())
-		through := sql.OpenDB(hooked{db.Driver(), dsn, func(statement string) {
-			if strings.Contains(statement, "INSERT INTO outbox") {
-				cancel()
-				<-time.After(100 * time.Millisecond) // database/sql notices
-			}
-		}})
-		defer func() { _ = through.Close() }()
+		through := testdb.Wrapped(t, db, dsn, func(conn testdb.Conn) driver.Conn {
+			return hookedConn{conn, func(statement string) {
+				if strings.Contains(statement, "INSERT INTO outbox") {
+					cancel()
+					<-time.After(100 * time.Millisecond) // database/sql notices
+				}
+			}}
+		})
 		if _, err := m.ob.Sync(ctx, through, "account", outbox.All, ""); !errors.Is(err, context.Canceled) {
 			t.Errorf("Sync: %v, want context.Canceled", err)
 		}
@@ -260,32 +260,15 @@ func TestCanceledBetweenStatements(t *testing.T) {
 	})
 }
 
-// hooked calls a function after each statement.
-type hooked struct {
-	of    driver.Driver
-	dsn   string
-	after func(statement string)
-}
-
-func (h hooked) Driver() driver.Driver { return h.of }
-
-func (h hooked) Connect(context.Context) (driver.Conn, error) {
-	conn, err := h.of.Open(h.dsn)
-	return hookedConn{conn, h.after}, err
-}
-
+// hookedConn calls a function after each statement.
 type hookedConn struct {
-	driver.Conn
+	testdb.Conn
 	after func(statement string)
-}
-
-func (c hookedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	return c.Conn.(driver.ConnBeginTx).BeginTx(ctx, opts)
 }
 
 func (c hookedConn) ExecContext(ctx context.Context, statement string, args []driver.NamedValue) (driver.Result, error) {
 	defer c.after(statement)
-	return c.Conn.(driver.ExecerContext).ExecContext(ctx, statement, args)
+	return c.Conn.Conn.(driver.ExecerContext).ExecContext(ctx, statement, args)
 }
 
 // Names with what ends names, or with what no name has, are not found or refused.

@@ -5,20 +5,13 @@ import (
 	"errors"
 	"testing"
 	"time"
-
-	"github.com/lockstep-go/lockstep/internal/testdb"
-	"github.com/lockstep-go/lockstep/migrations"
 )
 
 // The end of a session does not take the statement from under a read that nobody waits
 // for any more: it was given up because the database took long to notice.
 func TestFetchGivenUpKeepsItsStatement(t *testing.T) {
 	t.Parallel()
-	db, _ := testdb.SQLite(t)
-	if _, err := migrations.Up(t.Context(), db, SQLite); err != nil {
-		t.Fatal(err)
-	}
-	f, err := newStore(db, SQLite).fetcher(t.Context(), share{0, 1})
+	f, err := newTestStore(t, SQLite).fetcher(t.Context(), share{0, 1})
 	if err != nil {
 		t.Fatal(err)
 	}

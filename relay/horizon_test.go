@@ -5,20 +5,15 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/lockstep-go/lockstep/internal/testdb"
-	"github.com/lockstep-go/lockstep/migrations"
 )
 
 // InnoDB tells of the transactions that run from a copy, and does not renew it while several
 // ask at once, as relays do. What it tells then is not taken for what is.
 func TestHorizonWhileOthersAsk(t *testing.T) {
 	t.Parallel()
-	db, _ := testdb.MariaDB(t)
-	if _, err := migrations.Up(t.Context(), db, MySQL); err != nil {
-		t.Fatal(err)
-	}
-	f, err := newStore(db, MySQL).fetcher(t.Context(), share{0, 1})
+	store := newTestStore(t, MySQL)
+	db := store.db
+	f, err := store.fetcher(t.Context(), share{0, 1})
 	if err != nil {
 		t.Fatal(err)
 	}

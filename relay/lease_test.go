@@ -11,16 +11,23 @@ import (
 	"github.com/lockstep-go/lockstep/migrations"
 )
 
+// newTestStore is a store of a migrated database of the test's own.
+func newTestStore(t *testing.T, d Dialect) *store {
+	t.Helper()
+	open := map[Dialect]func(testing.TB) (*sql.DB, string){Postgres: testdb.Postgres, MySQL: testdb.MariaDB, SQLite: testdb.SQLite}
+	db, _ := open[d](t)
+	if _, err := migrations.Up(t.Context(), db, d); err != nil {
+		t.Fatal(err)
+	}
+	return newStore(db, d)
+}
+
 func onEachStore(t *testing.T, test func(t *testing.T, s *store)) {
 	t.Helper()
-	for d, open := range map[Dialect]func(testing.TB) (*sql.DB, string){Postgres: testdb.Postgres, MySQL: testdb.MariaDB, SQLite: testdb.SQLite} {
+	for _, d := range []Dialect{Postgres, MySQL, SQLite} {
 		t.Run(string(d), func(t *testing.T) {
 			t.Parallel()
-			db, _ := open(t)
-			if _, err := migrations.Up(t.Context(), db, d); err != nil {
-				t.Fatal(err)
-			}
-			test(t, newStore(db, d))
+			test(t, newTestStore(t, d))
 		})
 	}
 }

@@ -5,23 +5,18 @@ import (
 	"log/slog"
 	"testing"
 	"time"
-
-	"github.com/lockstep-go/lockstep/internal/testdb"
-	"github.com/lockstep-go/lockstep/migrations"
 )
 
 // While confirmed rows are being deleted they are still in the table: read from its
 // beginning then, they would all be sent a second time.
 func TestNoSweepWhileConfirmedRowsAreDeleted(t *testing.T) {
 	t.Parallel()
-	db, _ := testdb.SQLite(t)
-	if _, err := migrations.Up(t.Context(), db, SQLite); err != nil {
-		t.Fatal(err)
-	}
+	store := newTestStore(t, SQLite)
+	db := store.db
 	if _, err := db.ExecContext(t.Context(), `INSERT INTO outbox (topic, key, payload) VALUES ('account', 'a', '{}')`); err != nil {
 		t.Fatal(err)
 	}
-	r := &Relay{store: newStore(db, SQLite), log: slog.New(slog.DiscardHandler), policy: testPolicy}
+	r := &Relay{store: store, log: slog.New(slog.DiscardHandler), policy: testPolicy}
 	s := &session{Relay: r, lease: &lease{share: share{0, 1}}, ledger: newLedger(), settled: make(chan struct{}, 1)}
 	var err error
 	if s.delete, err = r.store.deleter(t.Context()); err != nil {
